@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/memremap.h>
+
+static void core_free(struct folio *folio)
+{
+}
+
+extern const struct dev_pagemap_ops probe;
+const struct dev_pagemap_ops probe = { .folio_free = core_free };

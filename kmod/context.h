@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * One open file: the mirror of one address space on one device.
+ */
+#ifndef DMIRROR_CONTEXT_H
+#define DMIRROR_CONTEXT_H
+
+#include <linux/bitmap.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/xarray.h>
+
+#include "device.h"
+#include "uapi/dmirror.h"
+#include "uapi/hmm_dmirror.h"
+
+/* Pages that one leaf of the device page table and one claim can cover. */
+#define DMIRROR_LEAF_PAGES	HPAGE_PMD_NR
+
+/*
+ * A device page table entry: the page that holds the data, and these bits in
+ * the alignment of its address. 0 is no entry.
+ */
+#define DMIRROR_PTE_WRITE	BIT(0)
+#define DMIRROR_PTE_ATOMIC	BIT(1)	/* exclusive, see exclusive.c */
+#define DMIRROR_PTE_DEVICE	BIT(2)	/* the data is in memory of this device */
+#define DMIRROR_PTE_FLAGS	GENMASK(2, 0)
+
+/**
+ * struct dmirror_claim - a range that the running task is about to map
+ * @node: on dmirror_context.claims
+ * @task: who
+ * @event: the event that its own call into the kernel will raise
+ * @start: first byte, at least page aligned
+ * @end: byte past the last
+ * @hit: pages that somebody else invalidated since the claim was made
+ *
+ * Between migrate_vma_setup() or make_device_exclusive() and the entry that
+ * the driver installs for it, MADV_DONTNEED and others may zap the page table
+ * with only a read lock held (D-13). Waiting for them is impossible there,
+ * folio locks are held. So a claim is made first, running invalidations are
+ * waited for, and pages hit from then on are not installed: a later device
+ * fault finds out what became of them.
+ */
+struct dmirror_claim {
+	struct list_head node;
+	struct task_struct *task;
+	enum mmu_notifier_event event;
+	unsigned long start;
+	unsigned long end;
+	DECLARE_BITMAP(hit, DMIRROR_LEAF_PAGES);
+};
+
+/**
+ * struct dmirror_context - a mirrored address space
+ * @dev: the device that mirrors it
+ * @notifier: on the whole address space of the process that opened the file;
+ *	holds a reference on the mm_struct, not on the address space in it
+ * @fail_alloc: bit 0: the next allocation of a migration fails (FLAGS)
+ * @lock: protects everything below it
+ * @leaves: the device page table: leaves by address >> PMD_SHIFT
+ * @claims: ranges about to be mapped
+ * @counters: the context part of what DMIRROR_COUNTERS reports
+ *
+ * Lock order: mmap lock, folio locks, the notifier's own, @lock, then
+ * dmirror_device.lock. @lock is taken inside invalidate callbacks, so inside
+ * reclaim: nothing under it may allocate with reclaim, touch user memory or
+ * take any of the locks before it. Every access through the device page table
+ * and every removal from it happens under @lock, so that once an entry is
+ * gone nobody uses its page any more (D-11, D-12).
+ */
+struct dmirror_context {
+	struct dmirror_device *dev;
+	struct mmu_interval_notifier notifier;
+	unsigned long fail_alloc;
+
+	struct mutex lock;
+	struct xarray leaves;
+	struct list_head claims;
+	struct dmirror_counters counters;
+};
+
+/* pagetable.c */
+int dmirror_pt_cache_init(void);
+void dmirror_pt_cache_exit(void);
+int dmirror_pt_prepare(struct dmirror_context *ctx, unsigned long addr);
+bool dmirror_pt_ready(struct dmirror_context *ctx, unsigned long addr);
+void dmirror_pt_set(struct dmirror_context *ctx, unsigned long addr,
+		    unsigned long entry);
+unsigned long dmirror_pt_get(struct dmirror_context *ctx, unsigned long addr);
+void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
+		     unsigned long end, bool may_sleep);
+unsigned long dmirror_pt_count(struct dmirror_context *ctx, unsigned long start,
+			       unsigned long end, unsigned long flag);
+void dmirror_pt_destroy(struct dmirror_context *ctx);
+
+/* notifier.c */
+extern bool dmirror_filter;
+extern const struct mmu_interval_notifier_ops dmirror_notifier_ops;
+void dmirror_claim(struct dmirror_context *ctx, struct dmirror_claim *claim,
+		   enum mmu_notifier_event event, unsigned long start,
+		   unsigned long end);
+void dmirror_unclaim(struct dmirror_context *ctx, struct dmirror_claim *claim);
+bool dmirror_claim_hit(const struct dmirror_claim *claim, unsigned long addr);
+
+/* fault.c */
+struct page *dmirror_hmm_page(unsigned long hmm_pfn, unsigned long addr);
+int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
+		  unsigned long end, bool write, bool unlocked);
+int dmirror_map_resident(struct dmirror_context *ctx, unsigned long start,
+			 unsigned long end);
+
+/* access.c */
+long dmirror_read(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
+long dmirror_read_unlocked(struct dmirror_context *ctx,
+			   struct hmm_dmirror_cmd *cmd);
+long dmirror_write(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
+int dmirror_copy_mapped(struct dmirror_context *ctx,
+			struct hmm_dmirror_cmd *cmd);
+
+/* snapshot.c */
+long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
+
+/* migrate.c */
+long dmirror_migrate_to_device(struct dmirror_context *ctx,
+			       struct hmm_dmirror_cmd *cmd);
+long dmirror_migrate_to_system(struct dmirror_context *ctx,
+			       struct hmm_dmirror_cmd *cmd);
+
+/* exclusive.c */
+long dmirror_exclusive(struct dmirror_context *ctx,
+		       struct hmm_dmirror_cmd *cmd);
+long dmirror_check_exclusive(struct dmirror_context *ctx,
+			     struct hmm_dmirror_cmd *cmd);
+
+/* context.c */
+extern const struct file_operations dmirror_fops;
+
+/* The end of the leaf that holds @addr, or @end where that comes first. */
+static inline unsigned long dmirror_leaf_end(unsigned long addr,
+					     unsigned long end)
+{
+	return min((addr | ~PMD_MASK) + 1, end);
+}
+
+#endif

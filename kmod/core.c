@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * dmirror: a test driver for HMM (Heterogeneous Memory Management).
+ *
+ * Loading, unloading, parameters and the table of devices. Layers, each using
+ * only those before it: uapi, core, context, notifier and device page table,
+ * faults and access, snapshot, device memory, migration, exclusive access;
+ * compat/ holds every difference between kernels.
+ */
+#include <linux/fs.h>
+#include <linux/init.h>
+#include <linux/module.h>
+
+#include "context.h"
+
+module_param_named(filter, dmirror_filter, bool, 0644);
+MODULE_PARM_DESC(filter, "Filter MIGRATE and EXCLUSIVE events of the context's own making (default on)");
+module_param_named(devmem_mib, dmirror_devmem_mib, uint, 0444);
+MODULE_PARM_DESC(devmem_mib, "MiB of memory that each device may grow to, a multiple of 256 (default 1024)");
+
+static struct dmirror_device dmirror_devices[DMIRROR_NR_DEVICES];
+static dev_t dmirror_devt;
+
+/* The devices are static and outlive their last reference. */
+static void dmirror_device_release(struct device *device)
+{
+}
+
+static int __init dmirror_device_add(struct dmirror_device *dev,
+				     unsigned int id)
+{
+	int ret;
+
+	dev->id = id;
+	dmirror_devmem_init(dev);
+	cdev_init(&dev->cdev, &dmirror_fops);
+	dev->cdev.owner = THIS_MODULE;
+	device_initialize(&dev->device);
+	dev->device.release = dmirror_device_release;
+	dev->device.devt = MKDEV(MAJOR(dmirror_devt), id);
+	ret = dev_set_name(&dev->device, "hmm_dmirror%u", id);
+	if (!ret)
+		ret = dmirror_devmem_grow(dev);
+	if (!ret)
+		ret = cdev_device_add(&dev->cdev, &dev->device);
+	if (ret) {
+		dmirror_devmem_exit(dev);
+		put_device(&dev->device);
+	}
+	return ret;
+}
+
+static void dmirror_device_remove(struct dmirror_device *dev)
+{
+	cdev_device_del(&dev->cdev, &dev->device);
+	dmirror_devmem_exit(dev);
+	put_device(&dev->device);
+}
+
+static int __init dmirror_init(void)
+{
+	unsigned int chunk_mib = DMIRROR_CHUNK_BYTES >> 20;
+	unsigned int id;
+	int ret;
+
+	if (!dmirror_devmem_mib || dmirror_devmem_mib % chunk_mib ||
+	    dmirror_devmem_mib / chunk_mib > DMIRROR_MAX_CHUNKS) {
+		pr_err("dmirror: devmem_mib=%u is not a multiple of %u from %u to %u\n",
+		       dmirror_devmem_mib, chunk_mib, chunk_mib,
+		       chunk_mib * DMIRROR_MAX_CHUNKS);
+		return -EINVAL;
+	}
+	ret = dmirror_pt_cache_init();
+	if (ret)
+		return ret;
+	ret = alloc_chrdev_region(&dmirror_devt, 0, DMIRROR_NR_DEVICES,
+				  "hmm_dmirror");
+	if (ret)
+		goto err_cache;
+	for (id = 0; id < DMIRROR_NR_DEVICES; id++) {
+		ret = dmirror_device_add(&dmirror_devices[id], id);
+		if (ret)
+			goto err_devices;
+	}
+	pr_info("dmirror: loaded: hmm_dmirror0-%u device-private, up to %u MiB each, huge folios %s, filter %s\n",
+		DMIRROR_NR_DEVICES - 1, dmirror_devmem_mib,
+		MIGRATE_PFN_COMPOUND ? "yes" : "no",
+		dmirror_filter ? "on" : "off");
+	return 0;
+
+err_devices:
+	while (id--)
+		dmirror_device_remove(&dmirror_devices[id]);
+	unregister_chrdev_region(dmirror_devt, DMIRROR_NR_DEVICES);
+err_cache:
+	dmirror_pt_cache_exit();
+	return ret;
+}
+
+static void __exit dmirror_exit(void)
+{
+	unsigned int id;
+
+	for (id = 0; id < DMIRROR_NR_DEVICES; id++)
+		dmirror_device_remove(&dmirror_devices[id]);
+	unregister_chrdev_region(dmirror_devt, DMIRROR_NR_DEVICES);
+	dmirror_pt_cache_exit();
+}
+
+module_init(dmirror_init);
+module_exit(dmirror_exit);
+MODULE_DESCRIPTION("Test driver for HMM (Heterogeneous Memory Management)");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * EXCLUSIVE: pages that the CPU cannot reach while the device has them.
+ *
+ * The device entry is marked atomic. A CPU access faults, the kernel tells the
+ * mirror, and the entry goes.
+ */
+#include <linux/hmm.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "context.h"
+
+/*
+ * One page. 1 when it is exclusive and mapped, 0 when an invalidation came in
+ * between and it must be tried again, or an error.
+ */
+static int dmirror_exclusive_page(struct dmirror_context *ctx,
+				  struct dmirror_claim *claim,
+				  unsigned long addr)
+{
+	struct folio *folio;
+	struct page *page;
+	int ret = 0;
+
+	page = dmirror_make_exclusive(ctx->notifier.mm, addr, ctx->dev, &folio);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+
+	/* The folio lock keeps a CPU fault from revoking it before this. */
+	mutex_lock(&ctx->lock);
+	if (!dmirror_claim_hit(claim, addr) && dmirror_pt_ready(ctx, addr)) {
+		dmirror_pt_set(ctx, addr,
+			       (unsigned long)page | DMIRROR_PTE_ATOMIC);
+		ret = 1;
+	} else {
+		/* Our own event left the entry of the page as it was. */
+		dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false);
+	}
+	mutex_unlock(&ctx->lock);
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
+}
+
+/*
+ * At most one leaf under one hold of the mmap lock. Returns how many pages
+ * became exclusive, or an error when not even the first did.
+ */
+static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
+				   unsigned long start, unsigned long end)
+{
+	struct mm_struct *mm = ctx->notifier.mm;
+	struct dmirror_claim claim;
+	unsigned long addr = start;
+	long ret;
+
+	ret = dmirror_pt_prepare(ctx, start);
+	if (ret)
+		return ret;
+	dmirror_claim(ctx, &claim, MMU_NOTIFY_EXCLUSIVE, start, end);
+	ret = mmap_read_lock_killable(mm);
+	if (!ret) {
+		for (; addr < end; addr += PAGE_SIZE) {
+			ret = fatal_signal_pending(current) ? -EINTR :
+				dmirror_exclusive_page(ctx, &claim, addr);
+			if (ret != 1)
+				break;
+			cond_resched();
+		}
+		mmap_read_unlock(mm);
+	}
+	dmirror_unclaim(ctx, &claim);
+	return addr > start ? (addr - start) >> PAGE_SHIFT : ret;
+}
+
+long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
+	unsigned long deadline = jiffies + timeout;
+	unsigned long addr = cmd->addr;
+	unsigned long end = addr + (cmd->npages << PAGE_SHIFT);
+	long done = 0;
+	int ret;
+
+	if (!mmget_not_zero(ctx->notifier.mm))
+		return -EINVAL;
+	while (addr < end) {
+		done = dmirror_exclusive_leaf(ctx, addr,
+					      dmirror_leaf_end(addr, end));
+		if (done < 0)
+			break;
+		if (done) {
+			deadline = jiffies + timeout;
+		} else if (time_after(jiffies, deadline)) {
+			done = -EBUSY;
+			break;
+		}
+		addr += done << PAGE_SHIFT;
+		cond_resched();
+	}
+	mmput(ctx->notifier.mm);
+
+	cmd->cpages = (addr - cmd->addr) >> PAGE_SHIFT;
+	ret = dmirror_copy_mapped(ctx, cmd);
+	return done < 0 ? done : ret;
+}
+
+/* -EPERM while any page of the range is exclusive; looks at leaves only. */
+long dmirror_check_exclusive(struct dmirror_context *ctx,
+			     struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long n;
+
+	mutex_lock(&ctx->lock);
+	n = dmirror_pt_count(ctx, cmd->addr,
+			     cmd->addr + (cmd->npages << PAGE_SHIFT),
+			     DMIRROR_PTE_ATOMIC);
+	mutex_unlock(&ctx->lock);
+	return n ? -EPERM : 0;
+}

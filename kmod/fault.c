@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Device page faults: hmm_range_fault() and the entries that come of it.
+ */
+#include <linux/hmm.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "context.h"
+
+/* How a device walks the CPU page table of its mirror. */
+enum dmirror_walk {
+	DMIRROR_WALK_FAULT,	/* fault with the mmap lock held throughout */
+	DMIRROR_WALK_UNLOCKED,	/* the fault handler may drop the mmap lock */
+	DMIRROR_WALK_LOOK,	/* fault nothing, install own device pages only */
+};
+
+/*
+ * The page behind an entry of hmm_range_fault(). For a device-private page
+ * that is mapped by a PMD 7.2 and 7.3 report the first page of the folio for
+ * every range that begins inside it, so the page is found by its address.
+ */
+struct page *dmirror_hmm_page(unsigned long hmm_pfn, unsigned long addr)
+{
+	struct page *page = hmm_pfn_to_page(hmm_pfn);
+
+	if (is_device_private_page(page) &&
+	    hmm_pfn_to_map_order(hmm_pfn) == HPAGE_PMD_ORDER)
+		page = folio_page(page_folio(page),
+				  (addr & ~PMD_MASK) >> PAGE_SHIFT);
+	return page;
+}
+
+/*
+ * Install entries from @range->start on for what the walk found. Returns how
+ * many pages were done; stops at a page of our own device that is read-only
+ * and should be written: the core does not fault those for their owner.
+ */
+static unsigned long dmirror_install(struct dmirror_context *ctx,
+				     const struct hmm_range *range,
+				     enum dmirror_walk walk, bool write)
+{
+	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long i;
+
+	lockdep_assert_held(&ctx->lock);
+	for (i = 0; i < npages; i++) {
+		unsigned long addr = range->start + (i << PAGE_SHIFT);
+		unsigned long pfn = range->hmm_pfns[i];
+		unsigned long entry;
+		struct page *page;
+		bool own;
+
+		if (!(pfn & HMM_PFN_VALID))
+			continue;
+		page = dmirror_hmm_page(pfn, addr);
+		own = dmirror_page_device(page) == ctx->dev;
+		if (walk == DMIRROR_WALK_LOOK && !own)
+			continue;
+		if (write && !(pfn & HMM_PFN_WRITE))
+			break;
+		/* Never the device page itself: it has no memory (D-01). */
+		entry = (unsigned long)dmirror_backing(page);
+		if (own)
+			entry |= DMIRROR_PTE_DEVICE;
+		if (pfn & HMM_PFN_WRITE)
+			entry |= DMIRROR_PTE_WRITE;
+		dmirror_pt_set(ctx, addr, entry);
+	}
+	return i;
+}
+
+static int dmirror_walk_once(struct hmm_range *range, enum dmirror_walk walk,
+			     unsigned long timeout)
+{
+	struct mm_struct *mm = range->notifier->mm;
+	int ret;
+
+	if (walk == DMIRROR_WALK_UNLOCKED)
+		return dmirror_hmm_fault_unlocked(range, timeout);
+
+	range->notifier_seq = mmu_interval_read_begin(range->notifier);
+	ret = mmap_read_lock_killable(mm);
+	if (ret)
+		return ret;
+	ret = hmm_range_fault(range);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+/*
+ * Walk [@start, @end), at most one leaf, until the result is current, and
+ * install it. Returns the pages done or an error; ends after
+ * HMM_RANGE_DEFAULT_TIMEOUT of invalidations or a fatal signal.
+ */
+static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
+			      unsigned long end, enum dmirror_walk walk,
+			      bool write, void *owner, unsigned long *pfns)
+{
+	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
+	unsigned long deadline = jiffies + timeout;
+	struct hmm_range range = {
+		.notifier = &ctx->notifier,
+		.start = start,
+		.end = end,
+		.hmm_pfns = pfns,
+		.dev_private_owner = owner,
+	};
+	long ret;
+
+	if (walk != DMIRROR_WALK_LOOK)
+		range.default_flags = HMM_PFN_REQ_FAULT;
+	if (write)
+		range.default_flags |= HMM_PFN_REQ_WRITE;
+
+	for (;;) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		ret = dmirror_pt_prepare(ctx, start);
+		if (ret)
+			return ret;
+		/* Some flags of an entry are input too (D-25). */
+		memset(pfns, 0, ((end - start) >> PAGE_SHIFT) * sizeof(*pfns));
+		ret = dmirror_walk_once(&range, walk, timeout);
+		if (ret && ret != -EBUSY)
+			return ret;
+		if (!ret) {
+			mutex_lock(&ctx->lock);
+			if (!mmu_interval_read_retry(range.notifier,
+						     range.notifier_seq) &&
+			    dmirror_pt_ready(ctx, start)) {
+				ret = dmirror_install(ctx, &range, walk, write);
+				mutex_unlock(&ctx->lock);
+				return ret;
+			}
+			mutex_unlock(&ctx->lock);
+		}
+		mutex_lock(&ctx->lock);
+		ctx->counters.fault_retries++;
+		mutex_unlock(&ctx->lock);
+		if (time_after(jiffies, deadline))
+			return -EBUSY;
+		cond_resched();
+	}
+}
+
+/*
+ * Fault [@start, @end) for the device, readable or writable. On an error the
+ * pages before the first one that cannot be faulted are mapped.
+ */
+int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
+		  unsigned long end, bool write, bool unlocked)
+{
+	enum dmirror_walk walk = unlocked ? DMIRROR_WALK_UNLOCKED :
+					    DMIRROR_WALK_FAULT;
+	unsigned long addr = start, single_until = start;
+	unsigned long *pfns;
+	long done = 0;
+
+	if (!mmget_not_zero(ctx->notifier.mm))
+		return -EFAULT;
+	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
+	if (!pfns) {
+		done = -ENOMEM;
+		goto out;
+	}
+
+	while (addr < end) {
+		unsigned long next = addr < single_until ? addr + PAGE_SIZE :
+						dmirror_leaf_end(addr, end);
+
+		done = dmirror_walk_leaf(ctx, addr, next, walk, write,
+					 ctx->dev, pfns);
+		if (!done)
+			/*
+			 * A read-only page of our own device, shared after
+			 * fork() or made read-only by mprotect(): as a
+			 * stranger the core brings it back and gives us a
+			 * page that may be written, or says why not.
+			 */
+			done = dmirror_walk_leaf(ctx, addr, addr + PAGE_SIZE,
+						 walk, write, NULL, pfns);
+		if (done >= 0) {
+			addr += done << PAGE_SHIFT;
+			continue;
+		}
+		/* One bad page fails the walk: page by page to find it. */
+		if (next - addr == PAGE_SIZE || done == -EINTR || done == -EBUSY)
+			break;
+		single_until = next;
+	}
+	kfree(pfns);
+out:
+	mmput(ctx->notifier.mm);
+	return done < 0 ? done : 0;
+}
+
+/* Install entries for the pages of our own device in [@start, @end). */
+int dmirror_map_resident(struct dmirror_context *ctx, unsigned long start,
+			 unsigned long end)
+{
+	unsigned long addr, next, *pfns;
+	long ret = 0;
+
+	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
+	if (!pfns)
+		return -ENOMEM;
+	for (addr = start; addr < end && ret >= 0; addr = next) {
+		next = dmirror_leaf_end(addr, end);
+		ret = dmirror_walk_leaf(ctx, addr, next, DMIRROR_WALK_LOOK,
+					false, ctx->dev, pfns);
+	}
+	kfree(pfns);
+	return ret < 0 ? ret : 0;
+}
