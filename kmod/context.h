@@ -35,7 +35,7 @@
  * @event: the event that its own call into the kernel will raise
  * @start: first byte, at least page aligned
  * @end: byte past the last
- * @hit: pages that somebody else invalidated since the claim was made
+ * @hit: pages that another task invalidated since the claim was made
  *
  * Between migrate_vma_setup() or make_device_exclusive() and the entry that
  * the driver installs for it, MADV_DONTNEED and others may zap the page table
@@ -76,7 +76,7 @@ struct dmirror_context {
 	struct mmu_interval_notifier notifier;
 	unsigned long fail_alloc;
 
-	struct mutex lock;
+	struct mutex lock;	/* protects what follows */
 	struct xarray leaves;
 	struct list_head claims;
 	struct dmirror_counters counters;
@@ -86,6 +86,7 @@ struct dmirror_context {
 int dmirror_pt_cache_init(void);
 void dmirror_pt_cache_exit(void);
 int dmirror_pt_prepare(struct dmirror_context *ctx, unsigned long addr);
+void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr);
 bool dmirror_pt_ready(struct dmirror_context *ctx, unsigned long addr);
 void dmirror_pt_set(struct dmirror_context *ctx, unsigned long addr,
 		    unsigned long entry);

@@ -93,11 +93,11 @@ struct dmirror_device {
 	struct device device;
 	unsigned int id;
 
-	struct mutex chunk_mutex;
+	struct mutex chunk_mutex;	/* protects chunks, nr_chunks */
 	struct dmirror_chunk *chunks[DMIRROR_MAX_CHUNKS];
 	unsigned int nr_chunks;
 
-	spinlock_t lock;
+	spinlock_t lock;	/* protects what follows, and blocks */
 	struct list_head free_blocks;
 	struct list_head partial_blocks;
 	unsigned long pages_in_use;

@@ -89,14 +89,10 @@ static int dmirror_walk_once(struct hmm_range *range, enum dmirror_walk walk,
 	return ret;
 }
 
-/*
- * Walk [@start, @end), at most one leaf, until the result is current, and
- * install it. Returns the pages done or an error; ends after
- * HMM_RANGE_DEFAULT_TIMEOUT of invalidations or a fatal signal.
- */
-static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
-			      unsigned long end, enum dmirror_walk walk,
-			      bool write, void *owner, unsigned long *pfns)
+static long dmirror_walk_until_current(struct dmirror_context *ctx,
+				       unsigned long start, unsigned long end,
+				       enum dmirror_walk walk, bool write,
+				       void *owner, unsigned long *pfns)
 {
 	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
 	unsigned long deadline = jiffies + timeout;
@@ -143,6 +139,25 @@ static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
 			return -EBUSY;
 		cond_resched();
 	}
+}
+
+/*
+ * Walk [@start, @end), at most one leaf, until the result is current, and
+ * install it. Returns the pages done or an error; ends after
+ * HMM_RANGE_DEFAULT_TIMEOUT of invalidations or a fatal signal.
+ */
+static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
+			      unsigned long end, enum dmirror_walk walk,
+			      bool write, void *owner, unsigned long *pfns)
+{
+	long ret = dmirror_walk_until_current(ctx, start, end, walk, write,
+					      owner, pfns);
+
+	/* In case nothing came of the leaf that was prepared for it. */
+	mutex_lock(&ctx->lock);
+	dmirror_pt_trim(ctx, start);
+	mutex_unlock(&ctx->lock);
+	return ret;
 }
 
 /*

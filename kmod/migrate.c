@@ -102,12 +102,17 @@ static bool dmirror_get_targets(const struct dmirror_target *to,
 	return true;
 }
 
+/* Where the data of page @i of the folio of @page are. */
+static struct page *dmirror_nth_backing(struct page *page, unsigned long i)
+{
+	return dmirror_backing(folio_page(page_folio(page), i));
+}
+
 static struct page *dmirror_nth_target(const unsigned long *dst,
 				       unsigned long i)
 {
 	if (dst[0] & MIGRATE_PFN_COMPOUND)
-		return dmirror_backing(folio_page(page_folio(
-				migrate_pfn_to_page(dst[0])), i));
+		return dmirror_nth_backing(migrate_pfn_to_page(dst[0]), i);
 	return dmirror_backing(migrate_pfn_to_page(dst[i]));
 }
 
@@ -144,8 +149,8 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 			struct page *target = dmirror_nth_target(dst + i, j);
 
 			if (page)
-				copy_highpage(target, dmirror_backing(
-					folio_page(page_folio(page), j)));
+				copy_highpage(target,
+					      dmirror_nth_backing(page, j));
 			else
 				clear_highpage(target);
 		}
@@ -225,13 +230,14 @@ static unsigned long dmirror_count_moved(const unsigned long *src,
 	unsigned long i, nr, moved = 0;
 
 	for (i = 0; i < npages; i += nr) {
+		struct page *target = migrate_pfn_to_page(dst[i]);
+
 		nr = 1;
 		if (!(src[i] & MIGRATE_PFN_MIGRATE) ||
 		    !migrate_pfn_to_page(src[i]))
 			continue;
 		if (dst[i] & MIGRATE_PFN_COMPOUND)
-			nr = folio_nr_pages(page_folio(
-						migrate_pfn_to_page(dst[i])));
+			nr = folio_nr_pages(page_folio(target));
 		moved += nr;
 	}
 	return moved;

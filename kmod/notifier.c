@@ -41,6 +41,8 @@ void dmirror_unclaim(struct dmirror_context *ctx, struct dmirror_claim *claim)
 {
 	mutex_lock(&ctx->lock);
 	list_del(&claim->node);
+	/* In case nothing came of the leaf that was prepared for it. */
+	dmirror_pt_trim(ctx, claim->start);
 	mutex_unlock(&ctx->lock);
 }
 
@@ -70,6 +72,10 @@ static bool dmirror_own_event(struct dmirror_context *ctx,
 	return false;
 }
 
+/*
+ * A claim is hit by what other tasks do. What the claiming task raises itself,
+ * on its way through the kernel, has ended when it comes to map the page.
+ */
 static void dmirror_mark_claims(struct dmirror_context *ctx,
 				unsigned long start, unsigned long end)
 {
@@ -79,7 +85,7 @@ static void dmirror_mark_claims(struct dmirror_context *ctx,
 		unsigned long first = max(start, claim->start);
 		unsigned long last = min(end - 1, claim->end - 1);
 
-		if (first > last)
+		if (claim->task == current || first > last)
 			continue;
 		first = (first - claim->start) >> PAGE_SHIFT;
 		last = (last - claim->start) >> PAGE_SHIFT;
@@ -94,7 +100,6 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 	struct dmirror_context *ctx =
 		container_of(notifier, struct dmirror_context, notifier);
 	bool blockable = mmu_notifier_range_blockable(range);
-	bool own;
 
 	if (blockable)
 		mutex_lock(&ctx->lock);
@@ -107,9 +112,8 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 	 */
 	mmu_interval_set_seq(notifier, cur_seq);
 
-	own = dmirror_own_event(ctx, range);
 	ctx->counters.events_seen++;
-	if (own && READ_ONCE(dmirror_filter)) {
+	if (READ_ONCE(dmirror_filter) && dmirror_own_event(ctx, range)) {
 		ctx->counters.events_filtered++;
 		ctx->counters.entries_kept +=
 			dmirror_pt_count(ctx, range->start, range->end, 0);
@@ -117,8 +121,7 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 		ctx->counters.events_obeyed++;
 		dmirror_pt_drop(ctx, range->start, range->end, blockable);
 	}
-	if (!own)
-		dmirror_mark_claims(ctx, range->start, range->end);
+	dmirror_mark_claims(ctx, range->start, range->end);
 
 	mutex_unlock(&ctx->lock);
 	return true;

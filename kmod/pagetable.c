@@ -4,7 +4,8 @@
  *
  * Two levels: an xarray of leaves, one for each PMD_SIZE of addresses, and an
  * array of entries in each. A leaf is allocated before dmirror_context.lock is
- * taken (nothing may allocate under it) and freed with its last entry.
+ * taken (nothing may allocate under it) and freed with its last entry, so that
+ * the table is never larger than what is mapped asks for.
  */
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -102,7 +103,23 @@ static unsigned int dmirror_pt_last(unsigned long index, unsigned long end)
 		DMIRROR_LEAF_PAGES : (((end - 1) & ~PMD_MASK) >> PAGE_SHIFT) + 1;
 }
 
-/* Remove every entry of [@start, @end); visits only leaves that exist. */
+/* Free the leaf for @addr if it is empty. */
+void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr)
+{
+	struct dmirror_leaf *leaf = xa_load(&ctx->leaves, addr >> PMD_SHIFT);
+
+	lockdep_assert_held(&ctx->lock);
+	if (!leaf || leaf->nr_present)
+		return;
+	xa_erase(&ctx->leaves, addr >> PMD_SHIFT);
+	kmem_cache_free(dmirror_leaf_cache, leaf);
+}
+
+/*
+ * Remove every entry of [@start, @end); visits only leaves that exist. A leaf
+ * that loses its last entry goes too. One that had none was prepared by
+ * somebody who is about to fill it, and trims it if that fails.
+ */
 void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 		     unsigned long end, bool may_sleep)
 {
@@ -122,10 +139,8 @@ void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 		leaf->nr_present -= dropped;
 		ctx->counters.entries_present -= dropped;
 		ctx->counters.entries_dropped += dropped;
-		if (!leaf->nr_present) {
-			xa_erase(&ctx->leaves, index);
-			kmem_cache_free(dmirror_leaf_cache, leaf);
-		}
+		if (dropped)
+			dmirror_pt_trim(ctx, index << PMD_SHIFT);
 		if (may_sleep)
 			cond_resched();
 	}

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0
+# What people type. Each target sets up what is missing and calls the dmirror command.
+#
+#   KERNEL=7.2       a known kernel (qemu/kernels.toml)    FLAVOUR=debug  another build of it
+#   KDIR=~/linux     a kernel tree                         APPEND="..."   more of the kernel's command line
+#   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
+#   T=expression     a part of the tests (pytest -k)
+
+DMIRROR := .venv/bin/dmirror
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T
+
+# A value reaches the command as one word, whatever is in it.
+options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
+	$(if $(FLAVOUR),--flavour "$$FLAVOUR")
+guest = $(options) $(if $(APPEND),--append="$$APPEND") $(if $(DRIVER),--driver "$$DRIVER")
+
+demo: setup
+	@$(DMIRROR) demo $(guest)
+
+test: setup
+	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T")
+
+peer: setup
+	@$(DMIRROR) peer $(guest)
+
+shell: setup
+	@$(DMIRROR) shell $(guest)
+
+lint: setup
+	@sh scripts/lint.sh
+
+setup:
+	@sh scripts/setup.sh
+
+.PHONY: demo test peer shell lint setup
+.DEFAULT_GOAL := demo

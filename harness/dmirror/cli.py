@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The `dmirror` command: the verbs of the Makefile, each with --help.
+
+Exit status: 0 all passed, 1 a test failed, 2 could not run, which is said in one line with the mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dmirror.errors import CannotRun
+from dmirror.kernel import Kernel, build_module, build_peer, prepare, refresh
+from dmirror.paths import ROOT, cache
+from dmirror.uapi import build as uapi
+from dmirror.vm.guest import GuestSpec, run
+
+_NO_TESTS = 5  # pytest's status when nothing was selected
+
+
+def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_argument_group("which kernel (default: the newest stable series)")
+    which.add_argument("--kernel", metavar="SERIES", help="a known one, such as 7.3")
+    which.add_argument("--kdir", metavar="TREE", type=Path, help="a kernel tree, built in the cache, not written to")
+    which.add_argument("--kbuild", metavar="BUILD", type=Path, help="a built tree, used as it is")
+    which.add_argument("--flavour", metavar="NAME", default="default", help="another build of that kernel")
+
+
+def _add_guest_options(parser: argparse.ArgumentParser) -> None:
+    guest = parser.add_argument_group("the guest")
+    guest.add_argument("--append", metavar="ARGS", default="", help="more of the kernel's command line")
+    guest.add_argument("--memory", metavar="MIB", type=int, default=4096, help="its memory (default: 4096)")
+    guest.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module to load")
+
+
+def _prepare(args: argparse.Namespace) -> Kernel:
+    return prepare(kernel=args.kernel, kdir=args.kdir, kbuild=args.kbuild, flavour=args.flavour)
+
+
+def _module(kernel: Kernel, driver: str) -> Path:
+    if driver == "dmirror":
+        return build_module(kernel)
+    module = kernel.build / "lib" / f"{driver}.ko"
+    if not module.exists():
+        raise CannotRun(f"no {module}", f"build the kernel with CONFIG_{driver.upper()}=m")
+    return module
+
+
+def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, interactive: bool = False) -> int:
+    """Run a command in a guest with the driver loaded; its exit status."""
+    uapi.ensure()
+    spec = GuestSpec(
+        image=kernel.image,
+        release=kernel.release,
+        modules=(shlex.quote(str(_module(kernel, args.driver))),),
+        memory_mib=args.memory,
+        append=args.append,
+    )
+    runs = cache() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{args.verb}-", dir=runs) as run_dir:
+        return run(spec, command, run_dir=Path(run_dir), interactive=interactive)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        os.environ["FORCE_COLOR"] = "1"  # the guest's standard output is no terminal
+    return _in_guest(args, _prepare(args), [sys.executable, "-m", "dmirror.demo"])
+
+
+def _peer(args: argparse.Namespace) -> int:
+    kernel = _prepare(args)
+    return _in_guest(args, kernel, [sys.executable, "-m", "dmirror.peer", str(build_peer(kernel))])
+
+
+def _shell(args: argparse.Namespace) -> int:
+    return _in_guest(args, _prepare(args), [os.environ.get("SHELL", "/bin/sh")], interactive=True)
+
+
+def _pytest(args: argparse.Namespace, *arguments: str) -> int:
+    selection = ["-k", args.expression] if args.expression else []
+    command = [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def _test(args: argparse.Namespace) -> int:
+    host = _pytest(args, "tests/host")
+    if host not in (0, 1, _NO_TESTS):
+        return 2
+    options = [f"--dmirror-memory={args.memory}", f"--dmirror-driver={args.driver}"]
+    options += [f"--dmirror-flavour={args.flavour}", f"--dmirror-append={args.append}"]
+    if args.kdir is None and args.kbuild is None:
+        options.append(f"--dmirror-kernel={args.kernel or _default_kernel()}")
+    else:
+        given = {"kernel": args.kernel, "kdir": args.kdir, "kbuild": args.kbuild}
+        options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
+    if args.guests is not None:
+        options.append(f"--dmirror-guests={args.guests}")
+    device = _pytest(args, "tests/device", *options)
+    if device not in (0, 1, _NO_TESTS):
+        return 2
+    if host == device == _NO_TESTS:
+        raise CannotRun(f"no test matches {args.expression!r}", "make test T= takes an expression of pytest -k")
+    return 1 if 1 in (host, device) else 0
+
+
+def _default_kernel() -> str:
+    from dmirror.kernel import catalogue  # noqa: PLC0415
+
+    return catalogue.load().default
+
+
+def _build(args: argparse.Namespace) -> int:
+    kernel = _prepare(args)
+    uapi.ensure()
+    print(f"label={kernel.label}\nsource={kernel.source}\nbuild={kernel.build}\nmodule={_module(kernel, args.driver)}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    print(refresh(args.kernel))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dmirror", description="A test driver for HMM, and the harness that runs it.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(function=function)
+        return verb
+
+    demo = add("demo", _demo, "build what is missing, boot, and tell the story of the filtered MIGRATE event")
+    test = add("test", _test, "the host tests, then the device tests in guests")
+    peer = add("peer", _peer, "the kernel tree's own hmm-tests on the driver")
+    shell = add("shell", _shell, "an interactive guest with the driver loaded")
+    build = add("build", _build, "build kernel and module, and print where they are")
+    for verb in (demo, test, peer, shell, build):
+        _add_kernel_options(verb)
+    for verb in (demo, test, peer, shell):
+        _add_guest_options(verb)
+    build.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module to build")
+    test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
+    test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
+    test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+    fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
+    fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.function(args)
+    except CannotRun as error:
+        print(f"dmirror: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dmirror: interrupted", file=sys.stderr)
+        return 130
+    return status

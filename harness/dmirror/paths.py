@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where things stand: the checkout, and the cache that every build and every run lives in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+ROOT = Path(__file__).resolve().parents[2]
+KMOD = ROOT / "kmod"
+QEMU = ROOT / "qemu"
+
+
+def cache() -> Path:
+    """The cache folder: $DMIRROR_CACHE, or the user's cache folder of the platform. Not created here."""
+    chosen = os.environ.get("DMIRROR_CACHE")
+    return Path(chosen).resolve() if chosen else Path(platformdirs.user_cache_dir("dmirror"))

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Fixtures of device tests: mirrors, memory, and the count of device pages that must come out even."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from dmirror.memory import Region
+    from dmirror.mirror import Mirror
+
+REGION_PAGES = 16
+DEVICES = (0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Device pages in use and open contexts are after a test what they were before it, on every device."""
+    if "mirror" not in request.fixturenames:
+        yield
+        return
+    before = _usage()
+    yield
+    after = _usage()
+    if after != before:
+        pytest.fail(f"device pages in use and open contexts, by device: {after} after the test, {before} before it")
+
+
+def _usage() -> dict[int, tuple[int, int]]:
+    from dmirror.mirror import Mirror  # noqa: PLC0415  (the host has no need of the extension)
+
+    usage = {}
+    for device in DEVICES:
+        with Mirror(device) as probe:
+            if "counters" in probe.capabilities():
+                counters = probe.counters()
+                usage[device] = (counters.dev_pages_in_use, counters.dev_contexts)
+    return usage
+
+
+@pytest.fixture
+def mirror(_balance: None) -> Iterator[Mirror]:
+    """This process mirrored on device 0."""
+    from dmirror.mirror import Mirror  # noqa: PLC0415
+
+    with Mirror(0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def mirror2(mirror: Mirror) -> Iterator[Mirror]:
+    """This process mirrored on device 1 too."""
+    from dmirror.mirror import Mirror  # noqa: PLC0415
+
+    with Mirror(1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def region(mirror: Mirror) -> Iterator[Region]:
+    """Private anonymous memory of REGION_PAGES pages, not populated."""
+    from dmirror.memory import Region  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        yield stack.enter_context(Region.anonymous(REGION_PAGES))

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Compiles the ioctl interface: kmod/uapi's headers and a few system calls as a cffi extension (API mode).
+
+The declarations are read off the headers and completed by the compiler, so numbers and layouts are the driver's own.
+The extension lives in the cache under a digest of everything that goes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from dmirror import paths
+from dmirror.errors import CannotRun
+
+MODULE = "_dmirror_uapi"
+HEADERS = (paths.KMOD / "uapi" / "hmm_dmirror.h", paths.KMOD / "uapi" / "dmirror.h")
+MEMORY_C = Path(__file__).with_name("memory.c")
+
+
+def declarations(header: str) -> str:
+    """The cdef of one header: its structures, its constants and its enumerators, values left to the compiler."""
+    text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    structs = re.findall(r"^struct \w+ \{.*?^\};", text, flags=re.DOTALL | re.MULTILINE)
+    constants = re.findall(r"^#define[ \t]+(\w+)[ \t]+\S", text, flags=re.MULTILINE)
+    enumerators = re.findall(r"^\t(\w+)\s*=", text, flags=re.MULTILINE)
+    return "\n".join([*structs, *(f"#define {name} ..." for name in constants + enumerators)])
+
+
+def _prototypes(source: str) -> str:
+    """The prototypes of the functions of memory.c: each definition starts in the first column, on one line."""
+    return "\n".join(f"{line};" for line in re.findall(r"^(?:int|long|void|uint64_t) \w+\([^)]*\)$", source, re.M))
+
+
+def _digest() -> str:
+    inputs = [path.read_bytes() for path in (*HEADERS, MEMORY_C, Path(__file__))]
+    inputs.append(f"{sys.version} {sysconfig.get_platform()}".encode())
+    return hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
+
+
+def folder() -> Path:
+    """The folder that holds the extension for this interpreter, whether it is built yet or not."""
+    return paths.cache() / "uapi" / _digest()
+
+
+def ensure() -> Path:
+    """Build the extension unless it is there; returns its folder. Raises CannotRun when it does not compile."""
+    target = folder()
+    if any(target.glob(f"{MODULE}.*")):
+        return target
+    import cffi  # noqa: PLC0415  (costs 0.1 s, and only a build needs it)
+
+    ffi = cffi.FFI()
+    memory = MEMORY_C.read_text()
+    ffi.cdef("typedef uint32_t __u32; typedef uint64_t __u64;")
+    for header in HEADERS:
+        ffi.cdef(declarations(header.read_text()))
+    ffi.cdef(_prototypes(memory))
+    includes = "".join(f'#include "{header}"\n' for header in HEADERS)
+    ffi.set_source(MODULE, includes + memory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        try:
+            built = Path(ffi.compile(tmpdir=work))
+        except cffi.VerificationError as error:
+            raise CannotRun(
+                f"the client does not compile: {error}", "install gcc and the Python headers: scripts/setup.sh"
+            ) from error
+        target.mkdir(exist_ok=True)
+        built.rename(target / built.name)
+    return target

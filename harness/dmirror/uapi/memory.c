@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * System calls and memory accesses for the client. cffi drops the interpreter
+ * lock around each, so a thread that waits in the kernel keeps no other thread
+ * from running. Those that can fail return a negative errno.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define RESULT(call) ({ long ret_ = (call); ret_ == -1 ? -errno : ret_; })
+
+int dm_ioctl(int fd, uint64_t number, void *arg)
+{
+	return RESULT(ioctl(fd, number, arg));
+}
+
+long dm_mmap(uint64_t addr, uint64_t length, int prot, int flags, int fd, uint64_t offset)
+{
+	return RESULT((long)mmap((void *)addr, length, prot, flags, fd, offset));
+}
+
+int dm_munmap(uint64_t addr, uint64_t length)
+{
+	return RESULT(munmap((void *)addr, length));
+}
+
+int dm_mprotect(uint64_t addr, uint64_t length, int prot)
+{
+	return RESULT(mprotect((void *)addr, length, prot));
+}
+
+int dm_madvise(uint64_t addr, uint64_t length, int advice)
+{
+	return RESULT(madvise((void *)addr, length, advice));
+}
+
+long dm_mremap(uint64_t addr, uint64_t old_length, uint64_t new_length, int flags, uint64_t new_addr)
+{
+	return RESULT((long)mremap((void *)addr, old_length, new_length, flags, (void *)new_addr));
+}
+
+uint64_t dm_load(uint64_t addr)
+{
+	return *(volatile uint64_t *)addr;
+}
+
+void dm_store(uint64_t addr, uint64_t value)
+{
+	*(volatile uint64_t *)addr = value;
+}
+
+/* Word @index of a region filled with @seed: no two words of one or of two seeds are alike by accident. */
+static uint64_t word(uint64_t seed, uint64_t index)
+{
+	return (seed << 40) ^ (index * UINT64_C(0x9e3779b97f4a7c15));
+}
+
+void dm_fill(void *data, uint64_t bytes, uint64_t seed, uint64_t first)
+{
+	uint64_t *words = data;
+
+	for (uint64_t i = 0; i < bytes / sizeof(*words); i++)
+		words[i] = word(seed, first + i);
+}
+
+/* The offset in bytes of the first word that differs, or -1. */
+long dm_check(const void *data, uint64_t bytes, uint64_t seed, uint64_t first)
+{
+	const volatile uint64_t *words = data;
+
+	for (uint64_t i = 0; i < bytes / sizeof(*words); i++)
+		if (words[i] != word(seed, first + i))
+			return i * sizeof(*words);
+	return -1;
+}

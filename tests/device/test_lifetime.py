@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Section 12: the life of a mirror, of its address space and of the device's memory."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from dmirror.memory import Region
+from dmirror.mirror import Mirror, MirrorError
+from dmirror.process import Child, in_child
+from dmirror.uapi import ffi, lib
+
+COUNTERS = pytest.mark.needs(capability="counters")
+CALLS = ("READ", "WRITE", "MIGRATE_TO_DEV", "MIGRATE_TO_SYS", "SNAPSHOT", "EXCLUSIVE")
+
+
+@pytest.mark.contract("L-01")
+def test_an_inherited_descriptor_acts_on_the_parents_memory(mirror, region):
+    region.fill(1)
+
+    def child(line):
+        region.fill(2)
+        return mirror.read(region).data.matches(1)
+
+    with Child(child) as other:
+        assert other.result() is True
+
+
+@pytest.mark.contract("L-01")
+def test_a_write_through_an_inherited_descriptor_reaches_the_parent_only(mirror, region):
+    region.fill(1)
+
+    def child(line):
+        mirror.write(region, 3)
+        return region.matches(1)
+
+    with Child(child) as other:
+        assert other.result() is True
+    assert region.matches(3)
+
+
+@COUNTERS
+@pytest.mark.contract("L-01")
+def test_the_childs_memory_raises_no_event_in_the_parents_mirror(mirror, region):
+    region.fill(1)
+
+    def child(line):
+        line.receive()
+        before = mirror.counters()
+        region.fill(2)
+        region.unmap()
+        return (mirror.counters() - before).events_seen
+
+    with Child(child) as other:
+        mirror.read(region)
+        other.line.send()
+        assert other.result() == 0
+
+
+@pytest.mark.contract("L-02")
+@pytest.mark.contract("L-03")
+@pytest.mark.contract("D-22")
+@pytest.mark.parametrize("call", CALLS)
+def test_after_the_owner_is_gone_every_call_fails_at_once(mirror, call):
+    """A child opens, migrates and ends; what it opened is still in the hands of a grandchild: this process."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def child(line):
+            opened = Mirror(0)
+            memory = Region.anonymous(4)
+            memory.fill(1)
+            opened.migrate_to_device(memory)
+            socket.send_fds(theirs, [memory.addr.to_bytes(8, "little")], [opened.fd])
+
+        with Child(child) as other:
+            other.result()
+            other.wait()
+        message, descriptors, _, _ = socket.recv_fds(ours, 8, 1)
+    orphan = Mirror.__new__(Mirror)
+    orphan.fd, orphan.device = descriptors[0], 0
+    with orphan, Region.anonymous(4) as scratch:
+        with pytest.raises(MirrorError) as caught:
+            orphan.call(call, int.from_bytes(message, "little"), 4, ffi.cast("void *", scratch.addr))
+        assert caught.value.errno in (errno.EFAULT, errno.EINVAL)
+
+
+@COUNTERS
+@pytest.mark.contract("P-06")
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_device_memory_is_freed_with_its_process(mirror, end):
+    def child(line):
+        opened, memory = Mirror(0), Region.anonymous(64)
+        memory.fill(1)
+        opened.migrate_to_device(memory)
+        line.send(opened.counters().dev_pages_in_use)
+        if end == "kill":
+            signal.pause()
+
+    before = mirror.counters().dev_pages_in_use
+    with Child(child) as other:
+        assert other.line.receive() >= before + 64
+        if end == "kill":
+            other.kill()
+        other.wait()
+    assert mirror.counters().dev_pages_in_use == before
+
+
+@pytest.mark.contract("L-03")
+def test_pages_outlive_the_mirror_that_migrated_them(mirror, region):
+    with Mirror(0) as other:
+        region.fill(1)
+        other.migrate_to_device(region)
+    assert region.matches(1)
+
+
+@pytest.mark.contract("D-09")
+def test_closing_one_mirror_leaves_other_processes_pages_alone(mirror, region):
+    region.fill(1)
+    mirror.migrate_to_device(region)
+
+    def child():
+        with Mirror(0) as own, Region.anonymous(4) as memory:
+            own.migrate_to_device(memory)
+
+    in_child(child)
+    with Mirror(0):
+        pass
+    assert mirror.snapshot(region).where == ["local"] * len(region)
+
+
+@pytest.mark.contract("L-08")
+def test_exec_ends_the_mirror(mirror):
+    code = "import fcntl, sys\ntry:\n    fcntl.ioctl(int(sys.argv[1]), int(sys.argv[2]), bytearray(40))\n"
+    code += "except OSError as error:\n    print(error.errno)\n"
+    with Mirror(0) as opened:
+        command = ffi.new("struct hmm_dmirror_cmd *", {"addr": 0x10000, "npages": 1})
+        raw = bytes(ffi.buffer(command))
+        code = code.replace("bytearray(40)", f"bytearray({raw!r})")
+
+        def child():
+            os.set_inheritable(opened.fd, True)
+            os.execv(
+                sys.executable, [sys.executable, "-S", "-c", code, str(opened.fd), str(lib.HMM_DMIRROR_READ)]
+            )
+
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(writer, 1)
+            child()
+        os.close(writer)
+        with os.fdopen(reader) as output:
+            said = output.read()
+        os.waitpid(pid, 0)
+    assert int(said) == errno.EFAULT
+
+
+@COUNTERS
+@pytest.mark.contract("L-10")
+@pytest.mark.contract("A-07")
+def test_release_brings_everything_back_and_the_device_goes_on(mirror, mirror2, region):
+    with Region.anonymous(8) as elsewhere:
+        mirror.migrate_to_device(region.fill(1))
+        mirror2.migrate_to_device(elsewhere.fill(2))
+        mirror.release()
+        assert mirror.counters().dev_pages_in_use == 0
+        assert mirror.snapshot(region).where == ["ram"] * len(region)
+        assert mirror2.snapshot(elsewhere).where == ["local"] * 8
+        assert mirror.migrate_to_device(region).data.matches(1)
+        assert region.matches(1) and elsewhere.matches(2)
+
+
+@pytest.mark.contract("L-09")
+def test_the_module_cannot_go_while_a_mirror_is_open(mirror):
+    result = subprocess.run(["rmmod", "dmirror"], check=False, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "in use" in result.stderr.lower()
+
+
+@COUNTERS
+@pytest.mark.contract("D-02")
+@pytest.mark.contract("D-10")
+def test_release_against_migration_and_opening(mirror):
+    """Three processes at once on one device; each must come to its end and keep its data."""
+
+    def migrate():
+        with Mirror(0) as own, Region.anonymous(64) as memory:
+            memory.fill(1)
+            for _ in range(100):
+                try:
+                    own.migrate_to_device(memory)
+                except MirrorError as error:
+                    assert error.errno == errno.ENOENT  # the memory went away under it
+                assert memory.matches(1)
+
+    def release():
+        with Mirror(0) as own:
+            for _ in range(30):
+                try:
+                    own.release()
+                except MirrorError as error:
+                    assert error.errno == errno.EBUSY
+
+    def reopen():
+        for _ in range(300):
+            Mirror(0).close()
+
+    with (
+        Child(lambda _: migrate()) as one,
+        Child(lambda _: release()) as two,
+        Child(lambda _: reopen()) as three,
+    ):
+        for child in (one, two, three):
+            child.result()
