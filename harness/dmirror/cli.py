@@ -11,14 +11,15 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_module, build_peer, prepare, refresh
-from dmirror.paths import ROOT, cache
+from dmirror.paths import ROOT
 from dmirror.uapi import build as uapi
-from dmirror.vm.guest import GuestSpec, run
+from dmirror.vm import runs
+from dmirror.vm.guest import run
+from dmirror.vm.spec import GuestSpec
 
 _NO_TESTS = 5  # pytest's status when nothing was selected
 
@@ -61,10 +62,7 @@ def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, i
         memory_mib=args.memory,
         append=args.append,
     )
-    runs = cache() / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{args.verb}-", dir=runs) as run_dir:
-        return run(spec, command, run_dir=Path(run_dir), interactive=interactive)
+    return run(spec, command, run_dir=runs.new(), interactive=interactive)
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import platformdirs
-
 ROOT = Path(__file__).resolve().parents[2]
 KMOD = ROOT / "kmod"
 QEMU = ROOT / "qemu"
@@ -16,4 +14,8 @@ QEMU = ROOT / "qemu"
 def cache() -> Path:
     """The cache folder: $DMIRROR_CACHE, or the user's cache folder of the platform. Not created here."""
     chosen = os.environ.get("DMIRROR_CACHE")
-    return Path(chosen).resolve() if chosen else Path(platformdirs.user_cache_dir("dmirror"))
+    if chosen:
+        return Path(chosen).resolve()
+    import platformdirs  # noqa: PLC0415  (a guest is told, and spares itself the import)
+
+    return Path(platformdirs.user_cache_dir("dmirror"))

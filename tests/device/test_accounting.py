@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from dmirror.memory import PAGE, Data, Region
 from dmirror.process import in_child
 

@@ -4,6 +4,7 @@
 import errno
 
 import pytest
+
 from dmirror.memory import READ, Region
 from dmirror.mirror import MirrorError
 from dmirror.process import in_child

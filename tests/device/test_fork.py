@@ -4,6 +4,7 @@
 import errno
 
 import pytest
+
 from dmirror.memory import READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child

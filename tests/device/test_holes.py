@@ -4,6 +4,7 @@
 import errno
 
 import pytest
+
 from dmirror.memory import READ, RW, Region
 from dmirror.mirror import MirrorError
 from dmirror.process import ChildKilled, in_child

@@ -2,6 +2,7 @@
 """Section 11: huge device folios; on kernels without them, that huge pages are split and nothing is lost."""
 
 import pytest
+
 from dmirror.memory import HUGE_PAGES, READ, RW, Region
 from dmirror.process import in_child
 from dmirror.uapi import lib

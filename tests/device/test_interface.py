@@ -6,6 +6,7 @@ import os
 import stat
 
 import pytest
+
 from dmirror.memory import PAGE, RW, Data, Region
 from dmirror.mirror import Counters, Mirror, MirrorError, node
 from dmirror.uapi import ffi, lib
@@ -90,8 +91,9 @@ def test_length_beyond_memory_costs_no_memory(mirror, region):
     region.fill(1)
     region[-1].unmap()  # where the device stops, before the end of what the call has room for
     data = ffi.new("char[]", region.bytes)
+    room = ((1 << 47) - region.addr) // PAGE - 1
     with pytest.raises(MirrorError) as caught:
-        mirror.call("READ", region.addr, (1 << 40) // PAGE, data)
+        mirror.call("READ", region.addr, min(room, (1 << 44) // PAGE), data)
     assert caught.value.errno == errno.EFAULT
 
 
@@ -154,9 +156,7 @@ class TestOwnStructures:
         assert {name for name, value in own.items() if value} <= {"events_seen", "events_obeyed"}
 
     def test_counters_have_every_field_of_the_structure(self, mirror):
-        fields = [
-            name for name, _ in ffi.typeof("struct dmirror_counters").fields if name not in ("size", "flags")
-        ]
+        fields = [name for name, _ in ffi.typeof("struct dmirror_counters").fields if name not in ("size", "flags")]
         assert fields == list(Counters.__dataclass_fields__)
 
 

@@ -6,6 +6,7 @@ import mmap
 import os
 
 import pytest
+
 from dmirror.memory import MADV_PAGEOUT, NONE, PAGE, READ, RW, Data, Region
 from dmirror.mirror import MirrorError
 from dmirror.process import in_child

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+
 from dmirror.memory import Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child, in_child
@@ -144,9 +145,7 @@ def test_exec_ends_the_mirror(mirror):
 
         def child():
             os.set_inheritable(opened.fd, True)
-            os.execv(
-                sys.executable, [sys.executable, "-S", "-c", code, str(opened.fd), str(lib.HMM_DMIRROR_READ)]
-            )
+            os.execv(sys.executable, [sys.executable, "-S", "-c", code, str(opened.fd), str(lib.HMM_DMIRROR_READ)])
 
         reader, writer = os.pipe()
         pid = os.fork()

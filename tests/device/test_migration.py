@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+
 from dmirror.memory import MADV_PAGEOUT, NONE, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child, ChildKilled, in_child
@@ -179,9 +180,7 @@ def test_permission_survives_the_round_trip(mirror, region, back, prot):
     region.protect(prot)
     mirror.migrate_to_device(region)
     assert {page.writable for page in mirror.snapshot(region)} == {prot == RW}
-    {"touch": region.touch, "call": lambda: mirror.migrate_to_system(region), "release": mirror.release}[
-        back
-    ]()
+    {"touch": region.touch, "call": lambda: mirror.migrate_to_system(region), "release": mirror.release}[back]()
     assert mirror.snapshot(region).where == ["ram"] * len(region)
     assert region.matches(1)
     if prot == READ:
@@ -204,9 +203,7 @@ def test_copy_on_write_survives_the_round_trip(mirror, region, back):
     with Child(child) as other:
         other.line.receive()
         mirror.migrate_to_device(region)
-        {"touch": region.touch, "call": lambda: mirror.migrate_to_system(region), "release": mirror.release}[
-            back
-        ]()
+        {"touch": region.touch, "call": lambda: mirror.migrate_to_system(region), "release": mirror.release}[back]()
         region.fill(2)
         other.line.send()
         assert other.result() is True

@@ -4,6 +4,7 @@
 import errno
 
 import pytest
+
 from dmirror.memory import NONE, READ, RW, Data, Region
 from dmirror.mirror import MirrorError
 
@@ -105,9 +106,7 @@ def test_write_to_read_only_memory_is_eperm(mirror, region):
 
 @pytest.mark.contract("H-06")
 @pytest.mark.parametrize("access", ["read", "write"])
-@pytest.mark.parametrize(
-    "break_it", [lambda page: page.protect(NONE), lambda page: page.unmap()], ids=["none", "gap"]
-)
+@pytest.mark.parametrize("break_it", [lambda page: page.protect(NONE), lambda page: page.unmap()], ids=["none", "gap"])
 def test_inaccessible_memory_is_efault(mirror, region, access, break_it):
     region.fill(1)
     break_it(region[4:5])

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from dmirror.memory import HUGE_PAGES, PAGE, READ, Region
 from dmirror.mirror import Mirror
 

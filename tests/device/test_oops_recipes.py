@@ -2,6 +2,7 @@
 """Three short programs that oops the in-tree driver (D-01): a device page without a device entry."""
 
 import pytest
+
 from dmirror.memory import READ
 from dmirror.process import in_child
 

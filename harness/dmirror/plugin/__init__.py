@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The pytest plugin: on the host it gives xdist guests as workers, in a guest it watches the kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["dmirror.plugin.options", "dmirror.plugin.markers", "dmirror.plugin.fixtures"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from dmirror.plugin import options  # noqa: PLC0415
+
+    if options.in_guest():
+        from dmirror.plugin import splat, stall  # noqa: PLC0415
+
+        options.prepare_worker(config)
+        config.pluginmanager.register(splat.KernelLog(), "dmirror-kernel-log")
+        config.pluginmanager.register(stall.Stall(), "dmirror-stall")
+    elif options.guests_wanted(config):
+        # Imported here: a run without guests needs neither the kernel package nor the guests' start-up time.
+        from dmirror.plugin import guests  # noqa: PLC0415
+
+        guests.configure(config)
+    elif options.device_present():
+        from dmirror.plugin import splat  # noqa: PLC0415
+
+        config.pluginmanager.register(splat.KernelLog(only_device_tests=True), "dmirror-kernel-log")

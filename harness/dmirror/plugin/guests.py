@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-2.0
+"""On the host: guests as xdist's workers, their watchdog, and the report of a guest that died."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dmirror.errors import CannotRun
+from dmirror.kernel import Kernel, build_module, prepare
+from dmirror.plugin.stall import LIMITS
+from dmirror.uapi import build as uapi
+from dmirror.vm import accelerator, console, runs
+from dmirror.vm.guest import panic
+from dmirror.vm.image import python_image
+from dmirror.vm.interpreter import run_dir
+from dmirror.vm.spec import GuestSpec
+
+if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling  # type: ignore[import-untyped]
+    from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
+
+_MOST_GUESTS = 8
+# Guests in a row that died before their first test: after so many the next will die too.
+_MOST_STILLBORN = 2
+# What a guest may use of the host's memory beyond its own: QEMU's code cache and page tables.
+_OVERHEAD_MIB = 512
+
+
+def configure(config: pytest.Config) -> None:
+    """Prepares kernel and module and has xdist start its workers in guests; ends the session if it cannot."""
+    option = config.option
+    for name, given in (("-n", option.numprocesses), ("--tx", option.tx), ("--dist", option.dist != "no")):
+        if given:
+            raise pytest.UsageError(f"{name} is for workers on the host; for more guests give --dmirror-guests=N")
+    if option.usepdb:
+        raise pytest.UsageError("--pdb cannot reach into a guest from here; use it in an interactive one (make shell)")
+    try:
+        kernel = prepare(
+            kernel=option.dmirror_kernel,
+            kdir=option.dmirror_kdir,
+            kbuild=option.dmirror_kbuild,
+            flavour=option.dmirror_flavour,
+        )
+        spec = GuestSpec(
+            image=kernel.image,
+            release=kernel.release,
+            modules=_modules(kernel, option.dmirror_driver),
+            memory_mib=option.dmirror_memory,
+            append=option.dmirror_append,
+            kept=tuple(os.fspath(path) for path in _paths(config)),
+        )
+        chosen = accelerator.choose(spec.image)
+        python_image()
+        uapi.ensure()
+        _warm(config)
+    except CannotRun as error:
+        pytest.exit(str(error), returncode=2)
+    count = option.dmirror_guests or _fitting(spec)
+    run = runs.new()
+    (run / "guest.json").write_text(spec.to_json())
+    # The interpreters are children of this process and find their guest's description through the
+    # environment.
+    os.environ["DMIRROR_GUEST"] = os.fspath(run / "guest.json")
+    os.environ["DMIRROR_RUN"] = os.fspath(run)
+    # setpriv: the guest ends with this process even if that is killed.
+    interpreter = shlex.join(["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "dmirror.vm.interpreter"])
+    option.tx = [f"popen//python={interpreter}"] * count
+    option.dist = "load"
+    # The workers get these arguments again. Where the root is depends on which of the paths among them exist,
+    # and in the guest some of the host's do not.
+    given = ["--rootdir", os.fspath(config.rootpath)]
+    given += ["-c", os.fspath(config.inipath)] if config.inipath else []
+    config.invocation_params = dataclasses.replace(
+        config.invocation_params, args=(*given, *config.invocation_params.args)
+    )
+    header = [
+        f"kernel: {kernel.label} ({kernel.flavour}), {kernel.image}",
+        str(chosen),
+        f"guests: {count}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
+    ]
+    config.pluginmanager.register(Guests(config, run, header), "dmirror-guests")
+
+
+def _paths(config: pytest.Config) -> list[Path]:
+    """Where the tests stand."""
+    named = [config.invocation_params.dir / argument.split("::")[0] for argument in config.args]
+    folders = {path if path.is_dir() else path.parent for path in named if path.exists()}
+    return sorted({config.rootpath, *folders})
+
+
+def _warm(config: pytest.Config) -> None:
+    """Compiles here what every guest would otherwise compile for itself, ten times as slowly."""
+    if sys.dont_write_bytecode:
+        return
+    importlib.import_module("dmirror.plugin.splat")
+    tag = f"{sys.implementation.cache_tag}-pytest-{pytest.__version__}"
+    for folder in _paths(config):
+        for test in folder.glob("test_*.py"):
+            compiled = test.parent / "__pycache__" / f"{test.stem}.{tag}.pyc"
+            if not compiled.exists() or compiled.stat().st_mtime < test.stat().st_mtime:
+                arguments = [*config.invocation_params.args, "--collect-only", "-q", "-p", "no:cacheprovider"]
+                command = [sys.executable, "-m", "pytest", *map(os.fspath, arguments)]
+                quiet = subprocess.DEVNULL
+                subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+                return
+
+
+def _modules(kernel: Kernel, driver: str) -> tuple[str, ...]:
+    if driver == "none":
+        return ()
+    if driver == "dmirror":
+        return (shlex.quote(os.fspath(build_module(kernel))),)
+    module = kernel.build / "lib" / f"{driver}.ko"
+    if not module.exists():
+        raise CannotRun(f"no {module}", f"build the kernel with CONFIG_{driver.upper()}=m")
+    return (shlex.quote(os.fspath(module)),)
+
+
+def _fitting(spec: GuestSpec) -> int:
+    processors = len(os.sched_getaffinity(0)) // spec.cpus
+    available = next(
+        int(line.split()[1]) // 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    return max(1, min(processors, available // (spec.memory_mib + _OVERHEAD_MIB), _MOST_GUESTS))
+
+
+@dataclass
+class _Guest:
+    """What is known of one worker's guest. Written by execnet's receiver thread, read by the watchdog and the
+    hooks; each field is replaced whole."""
+
+    node: WorkerController
+    folder: Path
+    pid: int  # the interpreter's
+    test: str | None = None
+    ends_by: float | None = None  # of time.monotonic
+    allowed_s: float = 0.0
+    limits: dict[str, float] = field(default_factory=dict)
+    tests_started: int = 0
+    out_of_time: str | None = None  # what was running when the watchdog ended it
+
+
+class Guests:
+    """Watches xdist's workers."""
+
+    def __init__(self, config: pytest.Config, run: Path, header: list[str]) -> None:
+        self._config = config
+        self._run = run
+        self._header = header
+        self._limit_s = float(config.option.dmirror_limit)
+        self._guests: dict[str, _Guest] = {}
+        self._stillborn = 0
+        self._over = threading.Event()
+
+    def pytest_report_header(self) -> list[str]:
+        return self._header
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Generator[None, object, object]:
+        threading.Thread(target=self._watch, daemon=True, name="dmirror-watchdog").start()
+        try:
+            return (yield)
+        except (EOFError, OSError) as error:
+            pytest.exit(f"no guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        try:
+            return (yield)
+        except (EOFError, OSError) as error:
+            pytest.exit(f"no further guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        self._over.set()
+
+    def pytest_unconfigure(self) -> None:
+        self._over.set()
+        # xdist has ended its workers; this is for a session that was itself ended half-way.
+        for guest in self._guests.values():
+            _end(guest.pid)
+
+    # -- what xdist tells
+
+    def pytest_configure_node(self, node: WorkerController) -> None:
+        pid: int = node.gateway._io.popen.pid  # execnet has no public name for it
+        guest = _Guest(node, run_dir(self._run, pid), pid)
+        self._allow(guest, 2 * self._limit_s)
+        self._guests[node.gateway.id] = guest
+        pass_on = node.putevent
+
+        # The hooks for starts and ends of tests come without the node, and only when the main thread gets
+        # round to it.
+        def putevent(event: tuple[str, dict[str, Any]]) -> None:
+            self._note(guest, *event)
+            pass_on(event)
+
+        node.putevent = putevent
+
+    def _note(self, guest: _Guest, name: str, details: dict[str, Any]) -> None:
+        if name == "logstart":
+            nodeid = details["nodeid"]
+            guest.tests_started += 1
+            guest.test = nodeid
+            self._allow(guest, guest.limits.get(nodeid, self._limit_s))
+        elif name == "collectionfinish":
+            guest.limits = _limits(guest.folder)
+            guest.ends_by = None
+        elif name in ("logfinish", "workerfinished", "errordown"):
+            guest.test = None if name == "logfinish" else guest.test
+            guest.ends_by = None
+
+    def _allow(self, guest: _Guest, seconds: float) -> None:
+        guest.allowed_s = seconds
+        guest.ends_by = time.monotonic() + seconds
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            now = time.monotonic()
+            for guest in list(self._guests.values()):
+                if guest.ends_by is not None and now > guest.ends_by:
+                    guest.ends_by = None
+                    guest.out_of_time = guest.test or "collection"
+                    _end(guest.pid)
+
+    # -- a guest that died
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Scheduling) -> None:
+        """Gives the report of the test that took its guest with it a class, a reason and the guest's last
+        words."""
+        guest = self._guests[report.node.gateway.id]
+        log = guest.folder / console.LOG
+        report.when = "call"
+        path, _, name = crashitem.partition("::")
+        report.location = (path, None, name.replace("::", "."))
+        # Its own reports come together, after its teardown: this is the only one.
+        if guest.out_of_time == crashitem:
+            report.longrepr = f"hang: no end within {guest.allowed_s:g} s, so its guest was ended"
+        elif guest.test != crashitem:
+            report.longrepr = f"crash: {_cause(log)}, before the test had begun"
+        else:
+            report.longrepr = f"crash: {_cause(log)}"
+        report.sections.append((f"guest console ({log})", console.last_words(log)))
+        # xdist counts failures for -x and --maxfail everywhere but here.
+        session = self._config.pluginmanager.getplugin("dsession")
+        session._handlefailures(report)
+
+    def pytest_testnodedown(self, node: WorkerController, error: object | None) -> None:
+        guest = self._guests.get(node.gateway.id)
+        if guest is None or error is None:
+            return
+        if guest.tests_started:
+            self._stillborn = 0
+            return
+        self._stillborn += 1
+        if self._stillborn >= _MOST_STILLBORN:
+            log = guest.folder / console.LOG
+            why = f"no end of {guest.out_of_time}" if guest.out_of_time else _cause(log)
+            pytest.exit(
+                f"{self._stillborn} guests in a row died before their first test: {why}\n{console.tail(log)}",
+                returncode=2,
+            )
+
+
+def _limits(folder: Path) -> dict[str, float]:
+    try:
+        return {str(nodeid): float(seconds) for nodeid, seconds in json.loads((folder / LIMITS).read_text()).items()}
+    except FileNotFoundError:
+        return {}
+
+
+def _cause(log: Path) -> str:
+    return panic(log) or "the guest ended without a panic on its console"
+
+
+def _end(pid: int) -> None:
+    try:
+        if b"dmirror.vm.interpreter" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
+    except (FileNotFoundError, ProcessLookupError):
+        pass

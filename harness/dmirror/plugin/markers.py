@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Markers: the contract a test pins down, what it needs, how long it may take."""
+
+from __future__ import annotations
+
+import gzip
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import pytest
+
+from dmirror.plugin.options import DEVICE
+
+_OPERATORS: dict[str, Callable[[list[int], list[int]], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        'contract(id): the documented contract that the test pins down, such as "M-06".',
+        'needs(kernel=">=7.2", config="CONFIG_X", capability="name"): skips, with the reason, where that is '
+        "not so; config and capability may be lists.",
+        "limit(seconds): how long the test may take, instead of --dmirror-limit.",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("contract"):
+        item.user_properties.append(("contract", marker.args[0]))
+    for marker in item.iter_markers("needs"):
+        reason = unmet(**marker.kwargs)
+        if reason is not None:
+            # As a marker, which pytest evaluates next, the skip is reported at the test's line and not here.
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def unmet(
+    *,
+    kernel: str | None = None,
+    config: str | Iterable[str] = (),
+    capability: str | Iterable[str] = (),
+) -> str | None:
+    """Why a test cannot run on this kernel and driver; None if it can. Raises ValueError for a malformed
+    `kernel`."""
+    if kernel is not None and not release_matches(os.uname().release, kernel):
+        return f"needs a kernel {kernel}, this is {os.uname().release}"
+    for option in _listed(config):
+        if _config().get(option) not in ("y", "m"):
+            return f"needs {option}, which this kernel was built without"
+    missing = [name for name in _listed(capability) if name not in _capabilities()]
+    return f"needs the driver's capability {missing[0]}" if missing else None
+
+
+def release_matches(release: str, wanted: str) -> bool:
+    """Whether `release` (as of uname) satisfies `wanted`, such as ">=6.12" or ">=6.1, <7.2"; at its
+    precision: 7.2.5 is not >7.2. Raises ValueError for what is no comparison."""
+    for part in wanted.split(","):
+        match = re.fullmatch(r"\s*(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)\s*", part)
+        if match is None:
+            raise ValueError(f"kernel={wanted!r} is not a comparison such as '>=7.2'")
+        bound = [int(number) for number in match.group(2).split(".")]
+        numbers = re.match(r"\d+(?:\.\d+)*", release)
+        have = [int(number) for number in numbers.group().split(".")] if numbers else []
+        have += [0] * (len(bound) - len(have))
+        if not _OPERATORS[match.group(1)](have[: len(bound)], bound):
+            return False
+    return True
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+@cache
+def _config() -> dict[str, str]:
+    try:
+        with gzip.open("/proc/config.gz", "rt") as file:
+            return dict(line.strip().split("=", 1) for line in file if line.startswith("CONFIG_"))
+    except FileNotFoundError:
+        pytest.fail("no /proc/config.gz: this kernel was built without CONFIG_IKCONFIG_PROC")
+
+
+@cache
+def _capabilities() -> set[str]:
+    from dmirror import mirror  # noqa: PLC0415  (the host collects the tests without the extension)
+
+    return set(mirror.capabilities(DEVICE))

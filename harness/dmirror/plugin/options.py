@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The command-line options, and where this pytest runs: on the host, in a guest, beside a loaded driver."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from dmirror.paths import ROOT
+
+DEVICE = Path("/dev/hmm_dmirror0")
+DRIVERS = ("dmirror", "test_hmm", "none")
+
+_HOST_TESTS = ROOT / "tests" / "host"
+_DEVICE_TESTS = ROOT / "tests" / "device"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _guests(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dmirror", "dmirror: tests in guests; any of the first three boots them")
+    add = group.addoption
+    add("--dmirror-kernel", metavar="SERIES", help="Run the tests in guests on a known kernel, such as 7.3.")
+    add("--dmirror-kdir", metavar="TREE", type=Path, help="Run them on a kernel tree, built first.")
+    add("--dmirror-kbuild", metavar="BUILD", type=Path, help="Run them on a built tree, used as it is.")
+    add("--dmirror-flavour", metavar="NAME", default="default", help="Another build of that kernel.")
+    add(
+        "--dmirror-guests",
+        metavar="N",
+        type=_guests,
+        help="How many guests at once (default: auto, as many as processors and memory allow).",
+    )
+    add(
+        "--dmirror-memory",
+        metavar="MIB",
+        type=_positive,
+        default=4096,
+        help="A guest's memory (default: 4096).",
+    )
+    add("--dmirror-append", metavar="ARGS", default="", help="More of the kernel's command line.")
+    add("--dmirror-driver", choices=DRIVERS, default="dmirror", help="The module to load (default: dmirror).")
+    add(
+        "--dmirror-limit",
+        metavar="SECONDS",
+        type=_positive,
+        default=60,
+        help="How long one test may take before its guest is ended (default: 60).",
+    )
+
+
+def in_guest() -> bool:
+    return "DMIRROR_IN_GUEST" in os.environ
+
+
+def guests_wanted(config: pytest.Config) -> bool:
+    """Whether this pytest is the controller of guests."""
+    option = config.option
+    named = option.dmirror_kernel or option.dmirror_kdir or option.dmirror_kbuild
+    return bool(named) and not option.collectonly and not in_guest()
+
+
+def device_present() -> bool:
+    return DEVICE.exists()
+
+
+def is_device_test(item: pytest.Item) -> bool:
+    return _DEVICE_TESTS in item.path.parents or "mirror" in getattr(item, "fixturenames", ())
+
+
+def prepare_worker(config: pytest.Config) -> None:
+    """A guest's /tmp is its own: the base folder that xdist names stands in the host's."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # The harness's own tests belong to the host; in a guest they run only when they are named.
+    unnamed = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    return True if in_guest() and unnamed and collection_path == _HOST_TESTS else None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Says once what would otherwise be an error in every device test."""
+    if session.config.option.collectonly or session.config.option.dmirror_driver == "none" or device_present():
+        return
+    if any(is_device_test(item) for item in session.items):
+        pytest.exit(
+            f"no {DEVICE} here: make test runs these tests in a guest, insmod dmirror.ko makes it",
+            returncode=2,
+        )

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The kernel's own voice: a complaint in the kernel log during a test fails that test."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from dmirror.plugin.kmsg import LogReader
+from dmirror.plugin.options import is_device_test
+from dmirror.vm.console import MODULES_FOLLOW, TEST_STARTS
+
+_KMSG = Path("/dev/kmsg")
+_TAINTED = Path("/proc/sys/kernel/tainted")
+
+# What a complaint begins with, and the line that ends its text. Inside one, further beginnings belong to it:
+# an oops has three. None: the complaint is that one line.
+_END_TRACE = r"---\[ end (trace|Kernel panic)"
+_BACKTRACE = r"^ *</TASK>|---\[ end trace"
+_RULE = r"^={20,}$"
+_BEGINNINGS = tuple(
+    (re.compile(begins), None if ends is None else re.compile(ends))
+    for begins, ends in (
+        (r"-+\[ cut here \]-+", _END_TRACE),
+        (r"BUG: K(A|C|M)SAN:|BUG: KFENCE:", _RULE),
+        (r"BUG: Bad rss-counter|BUG: non-zero pgtables_bytes|BUG: Bad page cache", None),
+        (r"BUG: Bad page|BUG: Bad rss|BUG: sleeping function|BUG: scheduling while atomic", _BACKTRACE),
+        (r"BUG: spinlock|BUG: workqueue (lockup|leaked)|BUG: soft lockup", _BACKTRACE),
+        (r"WARNING: (possible|suspicious|bad unlock|inconsistent|held lock|Nested|lock held)", _BACKTRACE),
+        (r"(BUG|INFO): .*(lock held|held lock|lockdep|key .* not in)", _BACKTRACE),
+        (r"INFO: (rcu|task .* blocked for more than|NMI|trying to register)|rcu: INFO:", _BACKTRACE),
+        (r"UBSAN:", _END_TRACE),
+        (
+            r"BUG: |kernel BUG at|WARNING: |Oops:|Oops -|general protection fault|[Ii]nternal error:",
+            _END_TRACE,
+        ),
+        (r"[Uu]nable to handle (kernel|page fault)|invalid opcode:|stack segment:|double fault:", _END_TRACE),
+        (r"Kernel panic|Kernel stack is corrupted|kernel stack overflow", _END_TRACE),
+        (
+            r"(list_add|list_del|slab|cache_from_obj).*corruption|refcount_t: |percpu ref.*(<= 0|underflow)",
+            None,
+        ),
+        (
+            r"kmemleak: \d+ new suspected|ODEBUG: |trying to (free|unmap) |page dumped because",
+            None,
+        ),
+        (r"unreferenced object 0x|sysfs: cannot create duplicate|kobject: .*tried to init", None),
+    )
+)
+# Ends a text that lacks its own end, so that it does not swallow the rest of the log.
+_LONGEST = 250
+
+# Bits of /proc/sys/kernel/tainted that a complaint sets; an out-of-tree module (12) and a missing signature
+# (13) do not.
+_TAINTS = {
+    4: "machine check",
+    5: "bad page",
+    7: "oops or BUG",
+    9: "warning",
+    14: "soft lockup",
+}
+
+
+@dataclass
+class Splat:
+    """One complaint of the kernel."""
+
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        named = [line for line in self.lines if "cut here" not in line and not re.fullmatch(_RULE, line)]
+        return named[0].strip() if named else self.lines[0]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def parse(lines: Iterable[str]) -> list[Splat]:
+    """The complaints in a piece of kernel log: messages in order, without prefixes of time."""
+    found: list[Splat] = []
+    ends: re.Pattern[str] | None = None
+    titled = False
+    previous = ""
+    for line in lines:
+        begins = next((end for begin, end in _BEGINNINGS if begin.search(line)), ...)
+        if ends is not None:
+            if line.startswith(TEST_STARTS) or len(found[-1].lines) >= _LONGEST:
+                ends = None
+            else:
+                found[-1].lines.append(line)
+                if begins is not ... and begins is not None and not titled:
+                    # "cut here" opens for many kinds; the next beginning knows the kind, and its end.
+                    ends, titled = begins, True
+                elif ends.search(line):
+                    ends = None
+                continue
+        if begins is not ...:
+            found.append(Splat([previous, line] if re.fullmatch(_RULE, previous) else [line]))
+            ends, titled = begins, "cut here" not in line
+        previous = line
+    return found
+
+
+class KernelLog:
+    """Fails a test during which the kernel complained. Registered where the tested kernel is the running
+    one."""
+
+    def __init__(self, *, only_device_tests: bool = False) -> None:
+        self._only_device_tests = only_device_tests
+        # Both are root's; who may not open them may not open the driver either, and the tests say so.
+        self._log = LogReader()
+        self._writer = _opened_for_writing()
+        self._unclaimed = self._since_modules()
+        self._tainted = _tainted()
+
+    def pytest_unconfigure(self) -> None:
+        self._log.close()
+        if self._writer is not None:
+            os.close(self._writer)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Holds a test's reports back until its teardown is over: a complaint during it changes the test's
+        one verdict."""
+        if self._only_device_tests and not is_device_test(item):
+            return None
+        hook = item.ihook
+        self._say(f"{TEST_STARTS}{item.nodeid}")
+        before = self._unclaimed + parse(self._new())
+        self._unclaimed = []
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        # A message without a newline cannot be read until the next one has begun.
+        self._say("dmirror-test ended", level=7)
+        _amend(reports, before, parse(self._new()), self._new_taints())
+        for report in reports:
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _since_modules(self) -> list[Splat]:
+        """Complaints of the modules' loading. What the kernel said before is not about the driver."""
+        messages = self._new()
+        marks = [i for i, message in enumerate(messages) if MODULES_FOLLOW in message]
+        return parse(messages[marks[-1] :]) if marks else []
+
+    def _say(self, message: str, *, level: int = 5) -> None:
+        if self._writer is not None:
+            os.write(self._writer, f"<{level}>{message[:800]}\n".encode())
+
+    def _new(self) -> list[str]:
+        return self._log.new()
+
+    def _new_taints(self) -> list[str]:
+        before, self._tainted = self._tainted, _tainted()
+        now = self._tainted
+        return [name for bit, name in _TAINTS.items() if (now & ~before) >> bit & 1]
+
+
+def _amend(reports: list[pytest.TestReport], before: list[Splat], during: list[Splat], taints: list[str]) -> None:
+    if not (before or during or taints):
+        return
+    parts = [f"the kernel complained during this test: {splat.title}\n\n{splat}" for splat in during]
+    parts += [
+        f"the kernel complained before this test (between two, or loading a module): {splat.title}\n\n{splat}"
+        for splat in before
+    ]
+    if taints and not (before or during):
+        parts.append(f"the kernel became tainted during this test: {', '.join(taints)}; its log has no line about it")
+    text = "\n\n".join(parts)
+    # The call's verdict if there was a call, else the setup's that failed or skipped.
+    report = reports[1] if len(reports) > 2 else reports[0]
+    if report.failed:
+        report.sections.append(("kernel log", text))
+        return
+    report.outcome = "failed"
+    report.longrepr = text
+    report.__dict__.pop("wasxfail", None)
+
+
+def _opened_for_writing() -> int | None:
+    try:
+        return os.open(_KMSG, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _tainted() -> int:
+    return int(_TAINTED.read_text())

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0
+"""In a guest: shortly before a test's time is over, the kernel and Python say where they stand."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+LIMITS = "limits.json"
+
+# The host ends the guest at the limit; this much earlier its console gets the stacks.
+_EARLIER_S = 2.0
+_CONSOLE = Path("/dev/ttyS0")
+_SYSRQ = Path("/proc/sysrq-trigger")
+
+
+def limit(item: pytest.Item) -> float:
+    """Seconds that a test may take: its marker's, or the option's."""
+    marker = item.get_closest_marker("limit")
+    return float(marker.args[0] if marker else item.config.option.dmirror_limit)
+
+
+class Stall:
+    """One thread that sleeps until a test is nearly over its limit."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition()
+        self._seconds: float | None = None
+        threading.Thread(target=self._watch, daemon=True, name="dmirror-stall").start()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tells the host the limits that differ: reports say which test runs, and not how long it may."""
+        folder = os.environ.get("DMIRROR_RUN_DIR")
+        own = {item.nodeid: limit(item) for item in session.items if item.get_closest_marker("limit")}
+        if folder and own:
+            Path(folder, LIMITS).write_text(json.dumps(own))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._set(max(limit(item) - _EARLIER_S, limit(item) / 2))
+        try:
+            return (yield)
+        finally:
+            self._set(None)
+
+    def _set(self, seconds: float | None) -> None:
+        with self._wake:
+            self._seconds = seconds
+            self._wake.notify()
+
+    def _watch(self) -> None:
+        with self._wake:
+            while True:
+                # False: nobody has called _set() for so many seconds.
+                if not self._wake.wait(self._seconds):
+                    self._seconds = None
+                    _say_where()
+
+
+def _say_where() -> None:
+    with _CONSOLE.open("w") as console:
+        print("dmirror: this test is nearly out of time; Python stands here:", file=console, flush=True)
+        faulthandler.dump_traceback(console)
+    # w: tasks in uninterruptible sleep, l: what each processor does. 9 lets both reach the console, 6 is the
+    # guest's own.
+    for key in "9wl6":
+        _SYSRQ.write_text(key)

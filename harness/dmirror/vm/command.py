@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How a guest is started: virtme-run's command line, and the scripts that the guest finds in its run folder."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from dmirror.errors import CannotRun
+from dmirror.paths import QEMU, ROOT, cache
+from dmirror.vm import accelerator, console
+from dmirror.vm.image import PythonImage
+from dmirror.vm.spec import GuestSpec
+
+_PASSED_ON = ("DMIRROR_", "PYTEST_", "PYTHON", "LC_")
+_PASSED_ON_NAMES = (
+    "LANG",
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "PY_COLORS",
+    "COLUMNS",
+    "LINES",
+    "CI",
+)
+
+
+def virtme_run_command(
+    spec: GuestSpec,
+    run_dir: Path,
+    qemu: Path,
+    image: PythonImage | None,
+    ports: dict[str, int],
+    *,
+    interactive: bool,
+) -> list[str]:
+    """virtme-run's command line. It kills the guest with us: setpriv's signal comes when the parent dies."""
+    emulated = accelerator.choose(spec.image).name == "tcg"
+    command = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, os.fspath(_virtme_run())]
+    command += ["--kimg", os.fspath(spec.image), "--mods", "none", "--force-9p", "--disable-monitor"]
+    command += ["--memory", f"{spec.memory_mib}M", "--cpus", str(spec.cpus), "--qemu-bin", os.fspath(qemu)]
+    options = ["-no-reboot"]
+    # cache=loose reads a file once per guest instead of once per page: nothing else writes to a root of
+    # read-only files.
+    kernel = ["rootflags=version=9p2000.L,trans=virtio,access=any,msize=262144,cache=loose"]
+    kernel += ["console=hvc0" if interactive else "console=ttyS0", "loglevel=6", "panic=-1", "oops=panic"]
+    kernel += ["transparent_hugepage=madvise", "hugepagesz=2M", "hugepages=64"]
+    # Tests write their names to the kernel log, as often as they start.
+    kernel.append("printk.devkmsg=on")
+    if emulated:
+        command.append("--disable-kvm")
+        options += ["-accel", "tcg,thread=multi"]
+        # The watchdog of clock sources takes an emulator's pauses for a broken clock.
+        kernel.append("tsc=reliable")
+    if image is not None:
+        options += ["-drive", f"if=none,id=python,format=raw,readonly=on,file={_comma(image.file)}"]
+        options += ["-device", "virtio-blk-pci,drive=python"]
+    options += ["-fsdev", f"local,id=run,security_model=none,multidevs=remap,path={_comma(run_dir)}"]
+    options += ["-device", "virtio-9p-pci,fsdev=run,mount_tag=dmirror.run"]
+    for name, descriptor in ports.items():
+        options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
+        options += ["-device", f"virtserialport,name=dmirror.{name},chardev=port-{name}"]
+    kernel += shlex.split(spec.append)
+    # virtme-run puts its own init= last; after "--" it is only an argument to ours. In one --kopt and with
+    # tabs, since argparse drops a lone "--" and virtme-run quotes what has spaces.
+    kernel.append(f"init={QEMU / 'guest-init.sh'}\t--\t{run_dir}")
+    command += [f"--kopt={option}" for option in kernel]
+    command += [f"--qemu-opt={option}" for option in options]
+    return command
+
+
+def _virtme_run() -> Path:
+    script = Path(sysconfig.get_path("scripts"), "virtme-run")
+    if not script.exists():
+        raise CannotRun(f"no {script}", f"{sys.executable} -m pip install virtme-ng")
+    return script
+
+
+def qemu_wrapper(run_dir: Path) -> str:
+    """What virtme-run starts as QEMU: notes its process id and dies with virtme-run, however that ends."""
+    return (
+        "#!/bin/sh\n"
+        f"echo $$ >{shlex.quote(os.fspath(run_dir / 'qemu.pid'))}\n"
+        f'exec setpriv --pdeathsig KILL -- {shlex.quote(os.fspath(accelerator.find_qemu()))} "$@"\n'
+    )
+
+
+def set_up_script(spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, interactive: bool) -> str:
+    """What guest-init.sh reads: calls of its functions."""
+    kept = {Path.cwd(), ROOT, cache(), Path(sys.prefix), Path(sys.base_prefix), *map(Path, spec.kept)}
+    kept |= {Path(shlex.split(module)[0]).parent for module in spec.modules}
+    lines = ["stdio=" + ("console" if interactive else "ports")]
+    lines += [shlex.join(["keep", os.fspath(path)]) for path in sorted(kept)]
+    lines.append(shlex.join(["share", os.fspath(run_dir)]))
+    if image is not None:
+        lines.append(shlex.join(["overlay_python", *map(os.fspath, image.paths)]))
+    if spec.modules:
+        lines.append(f"echo {shlex.quote(console.MODULES_FOLLOW)} >/dev/kmsg")
+    lines += [shlex.join(["module", *shlex.split(module)]) for module in spec.modules]
+    return "\n".join(lines) + "\n"
+
+
+def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
+    program = shutil.which(argv[0])
+    if program is None:
+        raise CannotRun(
+            f"no command {argv[0]!r} to run in the guest",
+            "name one that the host has: its root is the host's",
+        )
+    environment = {
+        name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON) or name in _PASSED_ON_NAMES
+    }
+    environment |= {
+        "HOME": "/tmp",
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DMIRROR_CACHE": os.fspath(cache()),
+        "DMIRROR_IN_GUEST": "1",
+        "DMIRROR_RUN_DIR": os.fspath(run_dir),
+    }
+    lines = [f"cd {shlex.quote(os.getcwd())} || exit 125"]
+    if interactive and sys.stdin.isatty():
+        size = os.get_terminal_size(0)
+        lines.append(f"/bin/busybox stty rows {size.lines} cols {size.columns}")
+    words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(environment.items()))]
+    words += [os.path.abspath(program), *argv[1:]]
+    return "\n".join([*lines, shlex.join(words), ""])
+
+
+def _comma(path: Path) -> str:
+    return os.fspath(path).replace(",", ",,")

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A guest's console log: what it said last, and in which test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+LOG = "console.log"
+
+# What plugin/splat.py writes to the kernel log when a test starts.
+TEST_STARTS = "dmirror-test: "
+
+# What guest-init.sh writes to it before it loads the modules.
+MODULES_FOLLOW = "guest-init: loading modules"
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
+
+
+def tail(log: Path, *, lines: int = 40) -> str:
+    """The last `lines` lines of a console log without terminal escapes; says so when there is none."""
+    text = read(log)
+    if not text:
+        return f"(nothing on the console: {log})"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def last_words(log: Path, *, lines: int = 40) -> str:
+    """Like tail(), and not more than what came since the last test began."""
+    text = read(log)
+    start = text.rfind(TEST_STARTS)
+    if start < 0:
+        return tail(log, lines=lines)
+    since = text[text.rfind("\n", 0, start) + 1 :].splitlines()
+    if len(since) <= lines:
+        return "\n".join(since)
+    # A panic's cause stands first and the dead guest's last line last: both ends say more than either.
+    half = lines // 2
+    return "\n".join([*since[:half], f"... {len(since) - lines} lines, all in {log} ...", *since[-half:]])
+
+
+def read(log: Path) -> str:
+    try:
+        raw = log.read_bytes()
+    except OSError:
+        return ""
+    return _ESCAPES.sub("", raw.decode(errors="replace"))

@@ -1,0 +1,140 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0
+# The guest's first process: sets the guest up, loads the modules, runs one command, powers off.
+#
+# Called by the kernel as `guest-init.sh RUN_DIR init=...`: virtme-ng's own init follows "--" on the kernel's command
+# line and so becomes an argument. RUN_DIR/set-up holds what differs from guest to guest, RUN_DIR/job the command.
+# Everything is done by one static busybox: each dynamic program costs 0.1-0.3 s over 9p under emulation.
+# shellcheck shell=sh
+
+run_dir=$1
+bb=/bin/busybox
+
+say() { # on the console and, once the port is open, to the host
+	echo "guest-init: $*" >/dev/kmsg
+	[ -z "$ctl" ] || echo "fail $*" >&3
+}
+
+die() {
+	say "$*"
+	$bb poweroff -f
+	exit 1
+}
+
+# must WHAT COMMAND...: a step without which tests would mean something else
+must() {
+	what=$1
+	shift
+	message=$("$@" 2>&1) || die "$what: ${message:-$* failed}"
+}
+
+# try COMMAND...: a step that some kernels are built without
+try() { "$@" 2>/dev/null; }
+
+put() { # put VALUE FILE
+	{ echo "$1" >"$2"; } 2>&1
+}
+
+# -- file systems -----------------------------------------------------------------------------------------------
+ctl=
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sysfs /sys
+[ -c /dev/kmsg ] || $bb mount -t devtmpfs devtmpfs /dev
+
+# The ports are named by the host after the driver has bound them; a slow host may still be at it.
+port() {
+	tries=0
+	while [ $tries -lt 500 ]; do
+		for entry in /sys/class/virtio-ports/*; do
+			[ -r "$entry/name" ] || continue
+			read -r name <"$entry/name"
+			if [ "$name" = "$1" ]; then
+				echo "/dev/${entry##*/}"
+				return
+			fi
+		done
+		tries=$((tries + 1))
+		$bb usleep 10000
+	done
+	return 1
+}
+ctl=$(port dmirror.ctl) || { ctl=; die "no virtio port named dmirror.ctl"; }
+exec 3>"$ctl"
+
+# The host's root is read-only. What stands under the folders that get a tmpfs is brought back by a bind from /mnt.
+must "host root" $bb mount --bind / /mnt
+for dir in /tmp /run /var/tmp; do
+	must "tmpfs on $dir" $bb mount -t tmpfs -o mode=1777 tmpfs $dir
+done
+$bb mkdir -p /dev/shm /dev/pts
+must "tmpfs on /dev/shm" $bb mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm
+try $bb mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr:/proc/self/fd/2; do
+	[ -e "/dev/${link%%:*}" ] || $bb ln -s "${link#*:}" "/dev/${link%%:*}"
+done
+
+keep() { # keep PATH: visible in the guest even if a tmpfs now covers it
+	[ -e "$1" ] || [ ! -e "/mnt$1" ] && return
+	if [ -d "/mnt$1" ]; then
+		$bb mkdir -p "$1"
+	else
+		$bb mkdir -p "${1%/*}" && : >"$1"
+	fi
+	must "$1" $bb mount --bind "/mnt$1" "$1"
+}
+
+share() { # share PATH: the one folder of the host that the guest may write to
+	$bb mkdir -p "$1" 2>/dev/null
+	must "shared folder $1" $bb mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 dmirror.run "$1"
+}
+
+# A disk image of the Python installation, laid over the same paths: an import over 9p costs ten times as much.
+overlay_python() { # overlay_python PATH...: paths that the image holds
+	$bb mkdir -p /run/python
+	if ! try $bb mount -t squashfs -o ro /dev/vda /run/python; then
+		echo "guest-init: no squashfs in this kernel, Python comes over 9p" >/dev/kmsg
+		return
+	fi
+	for path; do
+		must "$path" $bb mount --bind "/run/python$path" "$path"
+	done
+}
+
+module() { # module PATH PARAMETERS...
+	must "insmod $1" $bb insmod "$@"
+}
+
+# -- kernel settings --------------------------------------------------------------------------------------------
+must "debugfs" $bb mount -t debugfs debugfs /sys/kernel/debug
+try $bb mount -t tracefs tracefs /sys/kernel/tracing
+if try $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup; then
+	put +memory /sys/fs/cgroup/cgroup.subtree_control >/dev/null
+fi
+must "THP" put madvise /sys/kernel/mm/transparent_hugepage/enabled
+for setting in kernel/hung_task_timeout_secs:20 kernel/hung_task_all_cpu_backtrace:1 kernel/sysrq:1 kernel/kptr_restrict:0; do
+	file=/proc/sys/${setting%%:*}
+	[ ! -w "$file" ] || put "${setting#*:}" "$file" >/dev/null
+done
+$bb hostname guest
+$bb ip link set lo up 2>/dev/null
+
+stdio=
+# shellcheck source=/dev/null
+. "/mnt$run_dir/set-up"
+try $bb umount -l /mnt
+
+# -- the command ------------------------------------------------------------------------------------------------
+echo up >&3
+if [ "$stdio" = ports ]; then
+	in=$(port dmirror.in) || die "no virtio port named dmirror.in"
+	out=$(port dmirror.out) || die "no virtio port named dmirror.out"
+	err=$(port dmirror.err) || die "no virtio port named dmirror.err"
+	$bb setsid $bb sh "$run_dir/job" <"$in" >"$out" 2>"$err" 3>&-
+else
+	# The console becomes the command's controlling terminal, so that Ctrl-C and job control work.
+	$bb setsid -c $bb sh "$run_dir/job" <>/dev/ttyS0 >&0 2>&0 3>&-
+fi
+echo "exit $?" >&3
+$bb poweroff -f
+# Power-off is asynchronous to this process, and a first process that ends is a panic.
+while :; do $bb sleep 1; done

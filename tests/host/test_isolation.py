@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Real guests: a test that panics one and a test that hangs one cost their own verdicts and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmirror.paths import cache
+
+# The user's own cache, before the tests get one each: a kernel is not built for this.
+_CACHE = cache()
+
+
+def _built_kernels() -> list[Path]:
+    images = _CACHE.glob("kernels/*/arch/x86/boot/bzImage")
+    builds = [image.parents[3] for image in images]
+    return sorted(build for build in builds if (build / "Module.symvers").exists())
+
+
+pytestmark = pytest.mark.skipif(not _built_kernels(), reason=f"no kernel is built yet in {_CACHE} (make builds one)")
+
+TESTS = """
+import os, signal, subprocess
+import pytest
+
+def test_first(): assert os.environ["DMIRROR_IN_GUEST"]
+def test_second(tmp_path): (tmp_path / "x").write_text("x")
+
+def test_panics():
+    with open("/proc/sysrq-trigger", "w") as file:
+        file.write("c")
+
+def test_third(): pass
+
+@pytest.mark.limit(5)
+def test_hangs():
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+    while True:
+        pass
+
+def test_fourth(): pass
+
+def test_complains():
+    with open("/dev/kmsg", "w") as file:
+        file.write("<4>WARNING: CPU: 0 PID: 1 at mm/hmm.c:1 hmm_range_fault+0x1/0x2")
+
+def test_fifth(): pass
+
+@pytest.mark.needs(kernel=">=999")
+def test_skipped(): pass
+
+def test_reads_only():
+    with pytest.raises(OSError, match="Read-only"):
+        open(os.path.join(FOLDER, "written"), "w")
+
+def test_set_up():
+    lines = {line.split()[1]: line.split()[2] for line in open("/proc/mounts")}
+    assert lines["/tmp"] == lines["/dev/shm"] == "tmpfs"
+    assert lines["/sys/kernel/debug"] == "debugfs"
+    assert "memory" in open("/sys/fs/cgroup/cgroup.subtree_control").read()
+    assert "[madvise]" in open("/sys/kernel/mm/transparent_hugepage/enabled").read()
+    assert int(open("/proc/sys/vm/nr_hugepages").read()) == 64
+    assert "dmirror.test=1" in open("/proc/cmdline").read()
+    assert subprocess.run(["sh", "-c", "exit 3"]).returncode == 3
+"""
+FAILING = {"test_panics": "crash: the guest's kernel panicked: sysrq triggered crash"}
+FAILING |= {"test_hangs": "hang: no end within 5 s", "test_complains": "WARNING: CPU: 0 PID: 1 at mm/hmm.c:1"}
+
+
+def _ours(run: str) -> Iterator[str]:
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if run in words:
+            yield words.replace("\0", " ")[:200]
+
+
+def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_inner.py").write_text(TESTS.replace("FOLDER", repr(os.fspath(tmp_path))))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--junitxml=out.xml",
+        f"--dmirror-kbuild={_built_kernels()[-1]}",
+    ]
+    command += ["--dmirror-driver=none", "--dmirror-append=dmirror.test=1", "--dmirror-guests=1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    said = ran.stdout + ran.stderr
+    cases = list(ET.parse(tmp_path / "out.xml").getroot().iter("testcase"))
+    names = [case.get("name", "").rpartition(".")[2] for case in cases]
+    expected = [line.split("(")[0][4:] for line in TESTS.splitlines() if line.startswith("def test_")]
+    assert sorted(names) == sorted(expected), said
+    for case, name in zip(cases, names, strict=True):
+        failures = case.findall("failure") + case.findall("error")
+        if name in FAILING:
+            (failure,) = failures
+            assert FAILING[name] in f"{failure.get('message')} {failure.text}", said
+        else:
+            assert failures == [], said
+    assert ran.returncode == 1
+    assert "3 failed, 7 passed, 1 skipped" in said
+    assert said.count("replacing crashed worker") == 2
+    # The dead guests' last words.
+    assert "sysrq: Trigger a crash" in said
+    assert "in test_hangs" in said
+    consoles = said.split("consoles in ")[1].split("\n")[0]
+    assert not list(_ours(consoles))

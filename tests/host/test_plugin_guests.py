@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The plugin on the host: what it refuses, in words, before it boots anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmirror.plugin import options
+
+pytest_plugins = ["pytester"]
+
+
+def test_without_options_pytest_stays_plain(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    assert "guest" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.skipif(options.device_present(), reason="this machine has the device")
+def test_device_tests_without_a_device_end_the_session_in_words(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(mirror): pass\ndef test_two(mirror): pass")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == 2
+    said = result.stdout.str() + result.stderr.str()
+    assert said.count("no /dev/hmm_dmirror0 here: make test") == 1
+
+
+def test_collecting_device_tests_needs_no_device(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(mirror): pass")
+    assert pytester.runpytest_subprocess("--collect-only", "--dmirror-kernel=7.3").ret == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-n2"], "for more guests give --dmirror-guests=N"),
+        (["--tx=popen", "--dist=load"], "for more guests give --dmirror-guests=N"),
+        (["--pdb"], "make shell"),
+        (["--dmirror-guests=0"], "'0' is not a whole number above 0"),
+        (["--dmirror-memory=lots"], "'lots' is not a whole number above 0"),
+        (["--dmirror-driver=other"], "invalid choice: 'other'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(pytester: pytest.Pytester, arguments: list[str], says: str) -> None:
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_subprocess("--dmirror-kbuild=/nonexistent", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert says in result.stderr.str()
+
+
+def test_a_kernel_that_cannot_be_had_is_status_2_in_one_line(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_subprocess(f"--dmirror-kbuild={tmp_path}/none")
+    assert result.ret == 2
+    said = result.stdout.str() + result.stderr.str()
+    assert said.count(f"KBUILD={tmp_path}/none is not a folder") == 1
+    assert "Traceback" not in said
+
+
+def test_the_contract_of_a_test_goes_into_its_report(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.contract('M-06')\n@pytest.mark.limit(9)\ndef test(): pass")
+    result = pytester.runpytest("--strict-markers", "--junitxml=out.xml")
+    result.assert_outcomes(passed=1)
+    assert '<property name="contract" value="M-06"' in (pytester.path / "out.xml").read_text()
