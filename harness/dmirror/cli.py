@@ -87,6 +87,8 @@ def _pytest(args: argparse.Namespace, *arguments: str) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
+    # First what takes long or cannot be done: a wrong name need not wait for the host tests.
+    _module(_prepare(args), args.driver)
     host = _pytest(args, "tests/host")
     if host not in (0, 1, _NO_TESTS):
         return 2

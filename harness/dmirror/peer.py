@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dmirror.plugin import splat
+from dmirror.plugin import kmsg, splat
 
 _CASE = re.compile(r"^(ok|not ok) \d+\b.*?(?:# (SKIP)\b *(.*))?$")
 # Why hmm-tests skips every case of its second variant where the driver has no device of that kind.
@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     """`argv` is the hmm-tests binary; exit status 0 when nothing failed and the kernel did not complain."""
     binary = Path(argv[0])
     verdicts: Counter[str] = Counter()
-    with splat.LogReader() as log:
+    with kmsg.LogReader() as log:
+        log.new()  # what the kernel said before is not of this run
         with subprocess.Popen([binary], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:

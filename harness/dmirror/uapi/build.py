@@ -68,7 +68,8 @@ def ensure() -> Path:
             built = Path(ffi.compile(tmpdir=work))
         except cffi.VerificationError as error:
             raise CannotRun(
-                f"the client does not compile: {error}", "install gcc and the Python headers: scripts/setup.sh"
+                f"the client does not compile: {error}",
+                "install gcc and the Python headers: scripts/setup.sh",
             ) from error
         target.mkdir(exist_ok=True)
         built.rename(target / built.name)

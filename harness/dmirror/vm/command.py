@@ -65,7 +65,10 @@ def virtme_run_command(
     for name, descriptor in ports.items():
         options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
         options += ["-device", f"virtserialport,name=dmirror.{name},chardev=port-{name}"]
-    kernel += shlex.split(spec.append)
+    try:
+        kernel += shlex.split(spec.append)
+    except ValueError as error:
+        raise CannotRun(f"APPEND={spec.append} cannot be split into words: {error}", "close the quotation") from error
     # virtme-run puts its own init= last; after "--" it is only an argument to ours. In one --kopt and with
     # tabs, since argparse drops a lone "--" and virtme-run quotes what has spaces.
     kernel.append(f"init={QEMU / 'guest-init.sh'}\t--\t{run_dir}")

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Kernels: where a tree comes from, how it is configured and built, and the modules built for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmirror.errors import CannotRun
+from dmirror.kernel import build as _build
+from dmirror.kernel import catalogue, disk, source
+from dmirror.kernel.build import Kernel
+from dmirror.kernel.module import build_module
+from dmirror.kernel.peer import build_peer
+from dmirror.paths import cache
+
+__all__ = ["Kernel", "build_module", "build_peer", "prepare", "refresh"]
+
+
+def prepare(
+    *,
+    kernel: str | None = None,
+    kdir: Path | None = None,
+    kbuild: Path | None = None,
+    flavour: str = "default",
+) -> Kernel:
+    """A built kernel: of a known series, of a tree to build, or a build used as it is. Cached.
+
+    Raises CannotRun with what was wrong and the mend. Progress goes to standard error.
+    """
+    given = {"KERNEL": kernel, "KDIR": kdir, "KBUILD": kbuild}
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise CannotRun(f"{' and '.join(named)} name two kernels", "give one of them")
+    with disk.watched(cache()):
+        if kbuild is not None:
+            if flavour != "default":
+                raise CannotRun(f"FLAVOUR={flavour} cannot change KBUILD={kbuild}", "give its tree as KDIR=")
+            return _build.use(kbuild)
+        if kdir is not None:
+            return _build.build(source.given(kdir), flavour)
+        return _build.build(source.packaged(catalogue.load().find(kernel)), flavour)
+
+
+def refresh(kernel: str | None = None) -> str:
+    """Look a known kernel up again and fetch it if there is a newer one; its version. Raises CannotRun."""
+    with disk.watched(cache()):
+        return source.refresh(catalogue.load().find(kernel)).label

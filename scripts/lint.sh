@@ -1,0 +1,33 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Style and static checks: the Python package, the driver, the shell scripts. Stops at the first that complains.
+set -eu
+cd "$(dirname "$0")/.."
+
+.venv/bin/ruff check harness tests
+.venv/bin/ruff format --check harness tests
+.venv/bin/mypy
+shellcheck scripts/*.sh qemu/*.sh kmod/compat/*.sh .ci/run
+
+# The kernel's own checks come with the kernel: source= and build= are folders of the newest one.
+places=$(.venv/bin/dmirror build)
+source=$(echo "$places" | sed -n 's/^source=//p')
+build=$(echo "$places" | sed -n 's/^build=//p')
+
+# ALLOC_WITH_SIZEOF: kzalloc_obj() is younger than most of the kernels. BIT_MACRO: user space has no BIT().
+"$source/scripts/checkpatch.pl" --no-tree --quiet --strict --show-types --ignore ALLOC_WITH_SIZEOF \
+	--file kmod/*.[ch] kmod/compat/compat.h
+"$source/scripts/checkpatch.pl" --no-tree --quiet --strict --show-types --ignore BIT_MACRO --file kmod/uapi/*.h
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r kmod/. "$work"
+said=$(make -s -C "$work" KDIR="$build" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" 2>&1) || {
+	echo "$said"
+	exit 1
+}
+# sparse only warns; what it says of the kernel's headers is the kernel's.
+if echo "$said" | grep -E "^$work/[^:]*:[0-9]+:[0-9]+: (warning|error)|^[a-z]+\.[ch]:[0-9]+:[0-9]+: (warning|error)"; then
+	exit 1
+fi
+echo "lint: clean"

@@ -1,0 +1,115 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Makes a machine ready: system packages, then .venv with everything that requirements.lock pins.
+# Does nothing when that has been done. Exit status 2: not ready, said in one line with the mend.
+set -eu
+cd "$(dirname "$0")/.."
+export LC_ALL=C
+
+stamp=.venv/.dmirror-stamp
+wanted="$PWD $(cat pyproject.toml requirements.lock scripts/packages.txt | sha256sum)"
+
+ready() {
+	[ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]
+}
+
+refuse() {
+	echo "dmirror: $*" >&2
+	exit 2
+}
+
+# The lines of packages.txt whose package is not installed and whose command is not found either.
+missing_packages() {
+	installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' 2>/dev/null || true)
+	while read -r package command _; do
+		case $package in '' | '#'*) continue ;; esac
+		case "
+$installed
+" in *"
+installed $package
+"*) continue ;; esac
+		if [ "$command" = - ]; then
+			# Without dpkg there is no way to ask for a header's package: the build will say.
+			[ -n "$installed" ] || continue
+		elif PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then
+			continue
+		fi
+		printf ' %s' "$package"
+	done <scripts/packages.txt
+}
+
+install_packages() {
+	if [ "$(id -u)" = 0 ]; then
+		root=
+	elif sudo -n true 2>/dev/null; then
+		root='sudo -n'
+	else
+		refuse "packages are missing, type: sudo apt-get install --no-install-recommends$1"
+	fi
+	log=$(mktemp)
+	echo "dmirror: installing$1" >&2
+	# shellcheck disable=SC2086 # a list of words, and no words
+	if ! {
+		$root apt-get -q update &&
+			$root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $1
+	} </dev/null >"$log" 2>&1; then
+		reason=$(grep -m 1 '^E:' "$log" || tail -n 1 "$log")
+		rm -f "$log"
+		refuse "apt-get failed: $reason; type: apt-get update && apt-get install --no-install-recommends$1"
+	fi
+	rm -f "$log"
+}
+
+find_python() {
+	for python in python3 python3.14 python3.13 python3.12 python3.11; do
+		if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+			command -v "$python"
+			return
+		fi
+	done
+}
+
+make_venv() {
+	python=$(find_python)
+	[ -n "$python" ] || refuse "no Python 3.11 or later found; install one and put it on PATH as python3"
+	echo "dmirror: installing Python packages into .venv" >&2
+	log=$(mktemp)
+	# Scripts in a virtual environment name its path: after a move it is made anew.
+	case "$(cat .venv/.dmirror-place 2>/dev/null)" in
+	"$PWD") ;;
+	*) rm -rf .venv/bin .venv/lib .venv/include .venv/pyvenv.cfg ;;
+	esac
+	if ! {
+		"$python" -m venv .venv &&
+			echo "$PWD" >.venv/.dmirror-place &&
+			.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock &&
+			.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	} </dev/null >"$log" 2>&1; then
+		# Out of reach, pip only says that there are no versions: what broke stands in its warnings.
+		reason=$(grep -m 1 -oE 'No space left on device|Temporary failure in name resolution|Network is unreachable|Connection refused|certificate verify failed[^(]*' "$log" ||
+			grep -m 1 -E '^(ERROR|Error):|ensurepip' "$log" || tail -n 1 "$log")
+		rm -f "$log"
+		refuse ".venv could not be made: $reason; check the network and the disk, and run this again"
+	fi
+	rm -f "$log"
+	echo "$wanted" >"$stamp"
+}
+
+ready && exit 0
+
+mkdir -p .venv
+exec 9>.venv/.dmirror-lock
+if command -v flock >/dev/null; then
+	flock --nonblock 9 || {
+		echo "dmirror: waiting for another set-up" >&2
+		flock 9
+	}
+	ready && exit 0
+fi
+
+missing=$(missing_packages)
+if [ -n "$missing" ]; then
+	command -v apt-get >/dev/null || refuse "not a Debian system: install what these packages hold:$missing"
+	install_packages "$missing"
+fi
+make_venv

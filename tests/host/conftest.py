@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A cache of its own for every host test, and the miniature trees that several of them build."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# What kbuild does, as far as the harness sees it: configures from KCONFIG_ALLCONFIG, says what it does in
+# kbuild's way, and leaves the files that a build leaves. Each run is noted in O=/runs.
+_MAKEFILE = """\
+VERSION = 7
+PATCHLEVEL = 3
+SUBLEVEL = 4
+EXTRAVERSION =
+
+allnoconfig:
+	@echo allnoconfig >>$(O)/runs
+	@grep -v -x -f $(CURDIR)/refused $(KCONFIG_ALLCONFIG) >$(O)/.config || true
+olddefconfig:
+	@:
+bzImage: $(O)/arch/x86/boot/bzImage
+$(O)/arch/x86/boot/bzImage: $(CURDIR)/mm/hmm.c
+	@echo "  CC      mm/hmm.o"
+	@echo bzImage >>$(O)/runs
+	@mkdir -p $(O)/arch/x86/boot $(O)/include/config $(O)/include/generated
+	@gcc -c -o $(O)/hmm.o $<
+	@$(SLOWLY)
+	@cp $< $@
+	@echo 7.3.4 >$(O)/include/config/kernel.release
+modules:
+	@echo "  LD [M]  lib/test_hmm.ko"
+	@printf '0x00000000\\t_printk\\tvmlinux\\tEXPORT_SYMBOL\\t\\n' >$(O)/Module.symvers
+"""
+
+_KCONFIG = """\
+config EXPERT
+	bool "Expert"
+
+menu "Memory"
+	depends on MMU
+
+config ZONE_DEVICE
+	bool "Device memory"
+	depends on MEMORY_HOTPLUG && (SPARSEMEM || FLATMEM)
+	help
+		config NOT_AN_OPTION is only a word in here.
+
+		depends on NOTHING
+
+if ZONE_DEVICE
+source "mm/Kconfig"
+endif
+
+endmenu
+
+config HMM_MIRROR
+	bool
+	depends on MMU
+
+config TUNED
+	bool "Tuned" if EXPERT
+	default y
+	depends on !PREEMPT_RT
+	depends on BIG if SMALL
+
+config NET_9P
+	tristate "9P"
+
+config 9P_FS
+	tristate "Plan 9"
+	depends on INET && NET_9P
+"""
+
+_MM_KCONFIG = """\
+config DEVICE_PRIVATE
+	bool "Private device memory"
+	depends on NR_CPUS >= 2 && \\
+		!ODD
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache that only this test uses."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DMIRROR_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A miniature kernel tree, which make can configure and build in no time."""
+    top = tmp_path / "linux"
+    for folder in ("mm", "include", "scripts", "arch/x86"):
+        (top / folder).mkdir(parents=True)
+    (top / "Makefile").write_text(_MAKEFILE)
+    (top / "Kbuild").write_text("")
+    (top / "Kconfig").write_text(_KCONFIG)
+    (top / "mm/Kconfig").write_text(_MM_KCONFIG)
+    (top / "mm/hmm.c").write_text("int hmm;\n")
+    (top / "refused").write_text("CONFIG_NONE_SUCH=y\n")
+    return top
+
+
+@pytest.fixture
+def git_tree(tree: Path) -> Path:
+    """The same, under git."""
+    (tree / ".gitignore").write_text("*.o\n")
+    git(tree, "init", "--quiet")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "--message", "first")
+    return tree
+
+
+def git(tree: Path, *arguments: str) -> None:
+    """Run git there, under a name of its own."""
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    subprocess.run(["git", *who, "-C", str(tree), *arguments], check=True)
