@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmirror.errors import CannotRun
 from dmirror.kernel import build as _build
-from dmirror.kernel import catalogue, disk, source
+from dmirror.kernel import catalogue, config, disk, source
 from dmirror.kernel.build import Kernel
 from dmirror.kernel.module import build_module
 from dmirror.kernel.peer import build_peer
@@ -31,6 +31,7 @@ def prepare(
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise CannotRun(f"{' and '.join(named)} name two kernels", "give one of them")
+    config.options(flavour)  # a wrong name is said before anything is fetched
     with disk.watched(cache()):
         if kbuild is not None:
             if flavour != "default":

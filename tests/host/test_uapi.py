@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The compiled interface: numbers and layouts that existing programs rely on."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmirror.uapi import build, ffi, lib
+
+# From lib/test_hmm_uapi.h of 6.1 to 7.3, as the compiler of x86-64 sees it.
+NUMBERS = {
+    "READ": 0xC0284800,
+    "WRITE": 0xC0284801,
+    "MIGRATE_TO_DEV": 0xC0284802,
+    "MIGRATE_TO_SYS": 0xC0284803,
+    "SNAPSHOT": 0xC0284804,
+    "EXCLUSIVE": 0xC0284805,
+    "CHECK_EXCLUSIVE": 0xC0284806,
+    "RELEASE": 0xC0284807,
+    "FLAGS": 0xC0284808,
+    "READ_UNLOCKED": 0xC0284809,
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_ioctl_numbers_are_the_trees(name: str) -> None:
+    assert getattr(lib, f"HMM_DMIRROR_{name}") == NUMBERS[name]
+
+
+def test_the_command_is_laid_out_as_the_trees() -> None:
+    offsets = {name: field.offset for name, field in ffi.typeof("struct hmm_dmirror_cmd").fields}
+    assert offsets == {"addr": 0, "ptr": 8, "npages": 16, "cpages": 24, "faults": 32}
+    assert ffi.sizeof("struct hmm_dmirror_cmd") == 40
+
+
+@pytest.mark.parametrize("kind", ["dmirror_query", "dmirror_counters"])
+def test_own_structures_begin_with_size_and_flags_and_have_no_holes(kind: str) -> None:
+    fields = ffi.typeof(f"struct {kind}").fields
+    assert [name for name, _ in fields[:2]] == ["size", "flags"]
+    end = 0
+    for _, field in fields:
+        assert field.offset == end
+        end += ffi.sizeof(field.type)
+    assert end == ffi.sizeof(f"struct {kind}")
+
+
+def test_declarations_leave_values_to_the_compiler() -> None:
+    text = "/* #define NO 1 */\n#define GUARD_H\n#define A\t(1 << 3)\nenum {\n\tB\t= 0xff,\n};\nstruct s {\n\t__u64 x;\n};\n"
+    assert build.declarations(text).splitlines() == [
+        "struct s {",
+        "\t__u64 x;",
+        "};",
+        "#define A ...",
+        "#define B ...",
+    ]
