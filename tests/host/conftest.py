@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,11 @@ def git(tree: Path, *arguments: str) -> None:
     """Run git there, under a name of its own."""
     who = ("-c", "user.name=t", "-c", "user.email=t@t")
     subprocess.run(["git", *who, "-C", str(tree), *arguments], check=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> Iterator[None]:
+    """A shell's background job begins with SIGINT ignored and would pass that on to what the tests interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

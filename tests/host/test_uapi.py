@@ -45,7 +45,8 @@ def test_own_structures_begin_with_size_and_flags_and_have_no_holes(kind: str) -
 
 
 def test_declarations_leave_values_to_the_compiler() -> None:
-    text = "/* #define NO 1 */\n#define GUARD_H\n#define A\t(1 << 3)\nenum {\n\tB\t= 0xff,\n};\nstruct s {\n\t__u64 x;\n};\n"
+    header = ["/* #define NO 1 */", "#define GUARD_H", "#define A\t(1 << 3)", "enum {", "\tB\t= 0xff,", "};"]
+    text = "\n".join([*header, "struct s {", "\t__u64 x;", "};"])
     assert build.declarations(text).splitlines() == [
         "struct s {",
         "\t__u64 x;",
