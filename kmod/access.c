@@ -4,7 +4,6 @@
  * where it has no entry.
  */
 #include <linux/highmem.h>
-#include <linux/hmm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -17,6 +16,9 @@
  * under dmirror_context.lock.
  */
 #define DMIRROR_BOUNCE_PAGES	64
+
+/* Faults in a row for one page before the memory counts as too busy. */
+#define DMIRROR_MAX_ROUNDS	1000
 
 enum dmirror_access {
 	DMIRROR_LOAD,
@@ -43,6 +45,17 @@ static unsigned long dmirror_copy(struct dmirror_context *ctx,
 			if (!(entry & DMIRROR_PTE_WRITE))
 				break;
 			memcpy_to_page(page, 0, data, PAGE_SIZE);
+			/*
+			 * A writable CPU entry may be clean, and reclaim drops
+			 * a clean page that was swapped in or MADV_FREEd. The
+			 * device entry holds off whoever would unmap it, as
+			 * the page table lock does for zap. On a page of the
+			 * device's memory this is a note for the way back.
+			 */
+			if (entry & DMIRROR_PTE_DEVICE)
+				SetPageDirty(page);
+			else
+				folio_mark_dirty(page_folio(page));
 		}
 	}
 	mutex_unlock(&ctx->lock);
@@ -51,8 +64,9 @@ static unsigned long dmirror_copy(struct dmirror_context *ctx,
 
 /*
  * Copy @npages at @addr, faulting to the end of the call what is missing.
- * Stores in @done how far it came, also on an error. Progress restarts the
- * time that invalidations may take.
+ * Stores in @done how far it came, also on an error. A fault bounds its own
+ * time; what is bounded here is how often one comes to nothing because its
+ * page was taken again before it could be used.
  */
 static int dmirror_copy_faulting(struct dmirror_context *ctx,
 				 struct hmm_dmirror_cmd *cmd,
@@ -61,8 +75,7 @@ static int dmirror_copy_faulting(struct dmirror_context *ctx,
 				 bool unlocked, unsigned long *done)
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
-	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
-	unsigned long deadline = jiffies + timeout;
+	unsigned int rounds = 0;
 	int ret = 0;
 
 	for (*done = 0;;) {
@@ -75,9 +88,8 @@ static int dmirror_copy_faulting(struct dmirror_context *ctx,
 		/* An error is final once what came before it is copied. */
 		if (ret || *done == npages)
 			return *done == npages ? 0 : ret;
-		if (n)
-			deadline = jiffies + timeout;
-		else if (time_after(jiffies, deadline))
+		rounds = n ? 0 : rounds + 1;
+		if (rounds > DMIRROR_MAX_ROUNDS)
 			return -EBUSY;
 		ret = dmirror_fault(ctx, addr + (*done << PAGE_SHIFT), end,
 				    access == DMIRROR_STORE, unlocked);

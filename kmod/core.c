@@ -26,8 +26,14 @@ static void dmirror_device_release(struct device *device)
 {
 }
 
-static int __init dmirror_device_add(struct dmirror_device *dev,
-				     unsigned int id)
+static void dmirror_device_discard(struct dmirror_device *dev)
+{
+	dmirror_devmem_exit(dev);
+	put_device(&dev->device);
+}
+
+static int __init dmirror_device_prepare(struct dmirror_device *dev,
+					 unsigned int id)
 {
 	int ret;
 
@@ -41,26 +47,15 @@ static int __init dmirror_device_add(struct dmirror_device *dev,
 	ret = dev_set_name(&dev->device, "hmm_dmirror%u", id);
 	if (!ret)
 		ret = dmirror_devmem_grow(dev);
-	if (!ret)
-		ret = cdev_device_add(&dev->cdev, &dev->device);
-	if (ret) {
-		dmirror_devmem_exit(dev);
-		put_device(&dev->device);
-	}
+	if (ret)
+		dmirror_device_discard(dev);
 	return ret;
-}
-
-static void dmirror_device_remove(struct dmirror_device *dev)
-{
-	cdev_device_del(&dev->cdev, &dev->device);
-	dmirror_devmem_exit(dev);
-	put_device(&dev->device);
 }
 
 static int __init dmirror_init(void)
 {
 	unsigned int chunk_mib = DMIRROR_CHUNK_BYTES >> 20;
-	unsigned int id;
+	unsigned int id, added = 0;
 	int ret;
 
 	if (!dmirror_devmem_mib || dmirror_devmem_mib % chunk_mib ||
@@ -78,7 +73,14 @@ static int __init dmirror_init(void)
 	if (ret)
 		goto err_cache;
 	for (id = 0; id < DMIRROR_NR_DEVICES; id++) {
-		ret = dmirror_device_add(&dmirror_devices[id], id);
+		ret = dmirror_device_prepare(&dmirror_devices[id], id);
+		if (ret)
+			goto err_devices;
+	}
+	/* Last what anybody can open: little is left that could fail then. */
+	for (; added < DMIRROR_NR_DEVICES; added++) {
+		ret = cdev_device_add(&dmirror_devices[added].cdev,
+				      &dmirror_devices[added].device);
 		if (ret)
 			goto err_devices;
 	}
@@ -89,8 +91,11 @@ static int __init dmirror_init(void)
 	return 0;
 
 err_devices:
+	while (added--)
+		cdev_device_del(&dmirror_devices[added].cdev,
+				&dmirror_devices[added].device);
 	while (id--)
-		dmirror_device_remove(&dmirror_devices[id]);
+		dmirror_device_discard(&dmirror_devices[id]);
 	unregister_chrdev_region(dmirror_devt, DMIRROR_NR_DEVICES);
 err_cache:
 	dmirror_pt_cache_exit();
@@ -101,8 +106,11 @@ static void __exit dmirror_exit(void)
 {
 	unsigned int id;
 
-	for (id = 0; id < DMIRROR_NR_DEVICES; id++)
-		dmirror_device_remove(&dmirror_devices[id]);
+	for (id = 0; id < DMIRROR_NR_DEVICES; id++) {
+		cdev_device_del(&dmirror_devices[id].cdev,
+				&dmirror_devices[id].device);
+		dmirror_device_discard(&dmirror_devices[id]);
+	}
 	unregister_chrdev_region(dmirror_devt, DMIRROR_NR_DEVICES);
 	dmirror_pt_cache_exit();
 }

@@ -9,11 +9,15 @@
  * folio are one allocation that is split with the folio.
  */
 #include <linux/ioport.h>
+#include <linux/build_bug.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "device.h"
+
+/* A chunk holds blocks of PMD_SIZE: not with pages of 64 KiB. */
+static_assert(DMIRROR_CHUNK_BLOCKS > 0);
 
 /* MiB of device memory that each device may grow to. */
 unsigned int dmirror_devmem_mib = 1024;
@@ -320,6 +324,9 @@ int dmirror_devmem_grow(struct dmirror_device *dev)
 	if (list_empty_careful(&dev->free_blocks) &&
 	    (dev->nr_chunks + 1) * DMIRROR_CHUNK_PAGES <= dmirror_devmem_limit())
 		ret = dmirror_chunk_add(dev);
+	/* What is left of broken blocks will do for small pages. */
+	if (ret && !list_empty_careful(&dev->partial_blocks))
+		ret = 0;
 	mutex_unlock(&dev->chunk_mutex);
 	return ret;
 }
@@ -378,12 +385,13 @@ static void dmirror_remove_chunks(struct dmirror_device *dev)
  */
 int dmirror_devmem_release(struct dmirror_device *dev)
 {
-	unsigned long deadline = jiffies + 5 * HZ;
+	unsigned long deadline;
 	int ret;
 
 	ret = mutex_lock_killable(&dev->chunk_mutex);
 	if (ret)
 		return ret;
+	deadline = jiffies + 5 * HZ;
 	dmirror_retire(dev, true);
 	for (;;) {
 		dmirror_evict_all(dev);
@@ -418,11 +426,16 @@ void dmirror_devmem_init(struct dmirror_device *dev)
 /*
  * The module goes: nobody can open the device any more and unloading cannot
  * fail, so this waits as long as it takes. Device-private pages cannot be
- * pinned; what holds one is a fault that is about to finish.
+ * pinned; what holds one is a fault that is about to finish, or a huge folio
+ * for which the system has no huge page: nothing that a module may call splits
+ * one without its page tables.
  */
 void dmirror_devmem_exit(struct dmirror_device *dev)
 {
-	while (dmirror_devmem_release(dev))
+	while (dmirror_devmem_release(dev)) {
 		pr_warn_ratelimited("hmm_dmirror%u: %lu pages still held\n",
 				    dev->id, READ_ONCE(dev->pages_in_use));
+		/* With a signal pending the release itself does not wait. */
+		schedule_timeout_uninterruptible(HZ / 20);
+	}
 }

@@ -13,8 +13,8 @@
 #include "context.h"
 
 /*
- * One page. 1 when it is exclusive and mapped, 0 when an invalidation came in
- * between and it must be tried again, or an error.
+ * One page. 1 when it is exclusive and mapped, 0 when it was busy or an
+ * invalidation came in between and it must be tried again, or an error.
  */
 static int dmirror_exclusive_page(struct dmirror_context *ctx,
 				  struct dmirror_claim *claim,
@@ -25,6 +25,8 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 	int ret = 0;
 
 	page = dmirror_make_exclusive(ctx->notifier.mm, addr, ctx->dev, &folio);
+	if (!page)
+		return 0;
 	if (IS_ERR(page))
 		return PTR_ERR(page);
 

@@ -2,7 +2,9 @@
 /*
  * Device page faults: hmm_range_fault() and the entries that come of it.
  */
+#include <linux/fs.h>
 #include <linux/hmm.h>
+#include <linux/magic.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -33,11 +35,27 @@ struct page *dmirror_hmm_page(unsigned long hmm_pfn, unsigned long addr)
 }
 
 /*
+ * Memory of memfd_secret() is in nobody's direct map: hmm_range_fault() reports
+ * it like any other, and a driver that touched it would oops.
+ */
+static bool dmirror_is_secret(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	struct address_space *mapping;
+
+	if (folio_test_anon(folio))
+		return false;
+	mapping = READ_ONCE(folio->mapping);
+	return mapping && mapping->host->i_sb->s_magic == SECRETMEM_MAGIC;
+}
+
+/*
  * Install entries from @range->start on for what the walk found. Returns how
  * many pages were done; stops at a page of our own device that is read-only
  * and should be written: the core does not fault those for their owner.
+ * -EFAULT when the first page is one that a device cannot have.
  */
-static unsigned long dmirror_install(struct dmirror_context *ctx,
+static long dmirror_install(struct dmirror_context *ctx,
 				     const struct hmm_range *range,
 				     enum dmirror_walk walk, bool write)
 {
@@ -55,6 +73,8 @@ static unsigned long dmirror_install(struct dmirror_context *ctx,
 		if (!(pfn & HMM_PFN_VALID))
 			continue;
 		page = dmirror_hmm_page(pfn, addr);
+		if (dmirror_is_secret(page))
+			return i ? i : -EFAULT;
 		own = dmirror_page_device(page) == ctx->dev;
 		if (walk == DMIRROR_WALK_LOOK && !own)
 			continue;
@@ -131,6 +151,9 @@ static long dmirror_walk_until_current(struct dmirror_context *ctx,
 				return ret;
 			}
 			mutex_unlock(&ctx->lock);
+			/* The handler's own time is not the memory's fault. */
+			if (walk == DMIRROR_WALK_UNLOCKED)
+				deadline = jiffies + timeout;
 		}
 		mutex_lock(&ctx->lock);
 		ctx->counters.fault_retries++;

@@ -30,19 +30,31 @@ struct dmirror_target {
 	struct dmirror_device *dev;	/* to this device, or to the system */
 	struct vm_area_struct *vma;	/* for the policy of system pages */
 	unsigned long *fail_alloc;	/* FLAGS of the context, or NULL */
+	/*
+	 * A CPU fault or eviction: the source has a reference too many, or no
+	 * page tables at hand, for the core to split it. One that is huge gets
+	 * a huge destination or none.
+	 */
+	bool whole;
+	bool cpu_waits;			/* for a page that must be had */
 };
 
-static struct page *dmirror_alloc_system(struct vm_area_struct *vma,
+static struct page *dmirror_alloc_system(const struct dmirror_target *to,
 					 unsigned long addr, unsigned int order)
 {
+	struct vm_area_struct *vma = to->vma;
 	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 	struct folio *folio;
 	struct page *page;
 
 	if (!order) {
+		/* A failure is a page that stays: no reason to kill. */
+		if (!to->cpu_waits)
+			gfp |= __GFP_RETRY_MAYFAIL;
 		page = vma ? alloc_page_vma(gfp, vma, addr) : alloc_page(gfp);
 	} else {
-		gfp |= __GFP_COMP | __GFP_NORETRY;
+		gfp |= __GFP_COMP |
+			(to->whole ? __GFP_RETRY_MAYFAIL : __GFP_NORETRY);
 		folio = vma ? dmirror_vma_alloc_folio(gfp, order, vma, addr) :
 			      folio_alloc(gfp, order);
 		page = folio ? folio_page(folio, 0) : NULL;
@@ -59,7 +71,7 @@ static struct page *dmirror_alloc_target(const struct dmirror_target *to,
 		return NULL;
 	if (to->dev)
 		return dmirror_devmem_alloc(to->dev, order);
-	return dmirror_alloc_system(to->vma, addr, order);
+	return dmirror_alloc_system(to, addr, order);
 }
 
 /* Undo the allocation of @n small destinations that hold nothing yet. */
@@ -88,8 +100,7 @@ static bool dmirror_get_targets(const struct dmirror_target *to,
 			dst[0] |= MIGRATE_PFN_COMPOUND;
 		return true;
 	}
-	/* Without page tables at hand the core cannot split the source. */
-	if (nr == 1 || (!to->dev && !to->vma))
+	if (nr == 1 || to->whole)
 		return false;
 	for (i = 0; i < nr; i++) {
 		page = dmirror_alloc_target(to, addr + (i << PAGE_SHIFT), 0);
@@ -137,6 +148,9 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 		/* A hole or the zero page: only a device fills it. */
 		if (!page && !to->dev)
 			continue;
+		/* The core refuses it later; it may not even be readable. */
+		if (page && to->dev && !PageAnon(page))
+			continue;
 		if (src[i] & MIGRATE_PFN_COMPOUND)
 			nr = page ? folio_nr_pages(page_folio(page)) :
 				    HPAGE_PMD_NR;
@@ -147,12 +161,17 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 		}
 		for (j = 0; j < nr; j++) {
 			struct page *target = dmirror_nth_target(dst + i, j);
+			struct page *source;
 
-			if (page)
-				copy_highpage(target,
-					      dmirror_nth_backing(page, j));
-			else
+			if (!page) {
 				clear_highpage(target);
+				continue;
+			}
+			source = dmirror_nth_backing(page, j);
+			copy_highpage(target, source);
+			/* What the device wrote must not come back clean. */
+			if (!to->dev && PageDirty(source))
+				SetPageDirty(target);
 		}
 	}
 	return stay;
@@ -442,7 +461,11 @@ long dmirror_migrate_to_system(struct dmirror_context *ctx,
 vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct dmirror_device *dev = dmirror_page_device(vmf->page);
-	struct dmirror_target to = { .vma = vmf->vma };
+	struct dmirror_target to = {
+		.vma = vmf->vma,
+		.whole = true,
+		.cpu_waits = true,
+	};
 	struct migrate_vma args = {
 		.vma = vmf->vma,
 		.start = vmf->address & PAGE_MASK,
@@ -493,7 +516,7 @@ out:
 void dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 		   unsigned long npages)
 {
-	struct dmirror_target to = {};
+	struct dmirror_target to = { .whole = true };
 	struct dmirror_vectors *vec;
 	unsigned long flags, moved;
 

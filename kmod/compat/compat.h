@@ -90,8 +90,9 @@ static inline void dmirror_init_page(struct page *page,
 /*
  * DMIRROR_HAVE_EXCLUSIVE_PAGE: make_device_exclusive() for one page replaced
  * make_device_exclusive_range(). "mm/rmap: convert
- * make_device_exclusive_range() to make_device_exclusive()", 6.15. Of the old
- * form a page that could not be locked or replaced is NULL: busy.
+ * make_device_exclusive_range() to make_device_exclusive()", 6.15. With the old
+ * form a page may come back NULL: it could not be locked, which passes, or is
+ * part of a huge page, which does not.
  */
 static inline struct page *dmirror_make_exclusive(struct mm_struct *mm,
 						  unsigned long addr,
@@ -107,9 +108,8 @@ static inline struct page *dmirror_make_exclusive(struct mm_struct *mm,
 
 	if (ret < 0)
 		return ERR_PTR(ret);
-	if (!page)
-		return ERR_PTR(-EBUSY);
-	*folio = page_folio(page);
+	if (page)
+		*folio = page_folio(page);
 	return page;
 #endif
 }

@@ -164,3 +164,19 @@ def test_stale_data_never_reaches_the_device_after_reuse(mirror, region):
         mirror.migrate_to_device(region)
         mirror.write(region, Data.pattern(region, seed))
         assert region.matches(seed)
+
+
+@pytest.mark.contract("M-11")
+@pytest.mark.parametrize("where", ["ram", "device", "huge-device"])
+def test_what_the_device_wrote_to_clean_memory_is_not_discarded(mirror, where):
+    """MADV_FREE makes pages clean but leaves them writable: reclaim may drop them until somebody writes."""
+    with Region.huge(1) if where == "huge-device" else Region.anonymous(16) as region:
+        region.fill(1)
+        region.advise(8)  # MADV_FREE
+        if where != "ram":
+            mirror.migrate_to_device(region)
+        mirror.write(region, 2)
+        if where != "ram":
+            region.touch()
+        region.advise(MADV_PAGEOUT)
+        assert region.matches(2)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Section 2: mirroring with hmm_range_fault()."""
 
+import ctypes
 import errno
+import os
 
 import pytest
 
-from dmirror.memory import NONE, READ, RW, Data, Region
+from dmirror.memory import NONE, PAGE, READ, RW, Data, Region
 from dmirror.mirror import MirrorError
+
+MEMFD_SECRET = 447  # __NR_memfd_secret of x86-64
 
 KINDS = {
     "anonymous": lambda: Region.anonymous(16),
@@ -176,3 +180,22 @@ def test_read_unlocked_is_enotty_where_the_kernel_has_none(mirror, region):
     with pytest.raises(MirrorError) as caught:
         mirror.read_unlocked(region)
     assert caught.value.errno == errno.ENOTTY
+
+
+@pytest.mark.contract("H-06")
+@pytest.mark.needs(config="CONFIG_SECRETMEM")
+@pytest.mark.parametrize("call", ["READ", "WRITE", "MIGRATE_TO_DEV"])
+def test_secret_memory_is_kept_from_the_device(mirror, call):
+    """Pages of memfd_secret(2) are in nobody's direct map, and hmm_range_fault() does not say so."""
+    fd = ctypes.CDLL(None, use_errno=True).syscall(MEMFD_SECRET, 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    try:
+        os.ftruncate(fd, 4 * PAGE)
+        with Region.of_file(fd, 4) as region:
+            region.fill(1)
+            with pytest.raises(MirrorError) as caught:
+                mirror.call(call, region.addr, 4, Data(4).buffer)
+            assert (caught.value.errno, caught.value.pages) in ((errno.EFAULT, 0), (errno.ENOENT, 0))
+            assert region.matches(1)
+    finally:
+        os.close(fd)

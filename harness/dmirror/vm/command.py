@@ -50,6 +50,7 @@ def virtme_run_command(
     kernel = ["rootflags=version=9p2000.L,trans=virtio,access=any,msize=262144,cache=loose"]
     kernel += ["console=hvc0" if interactive else "console=ttyS0", "loglevel=6", "panic=-1", "oops=panic"]
     kernel += ["transparent_hugepage=madvise", "hugepagesz=2M", "hugepages=64"]
+    kernel.append("secretmem.enable=1")  # off by default until 6.5
     # Tests write their names to the kernel log, as often as they start.
     kernel.append("printk.devkmsg=on")
     if emulated:
