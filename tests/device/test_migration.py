@@ -42,6 +42,20 @@ def test_migrate_to_system_brings_pages_back(mirror, region):
     assert region.matches(1)
 
 
+@pytest.mark.contract("D-12")
+def test_after_migrate_to_system_the_device_sees_system_memory(mirror, region):
+    """The event is filtered, so the migration itself has to take the device entries of what it moves."""
+    mirror.migrate_to_device(region.fill(1))
+    mirror.write(region, 2)
+    moved = region[4:8]
+    mirror.migrate_to_system(moved)
+    moved.fill(3)
+    # Only these: a fault on a page before them would map them anew.
+    assert mirror.read(moved).data.matches(3)
+    mirror.write(moved, 4)
+    assert moved.matches(4)
+
+
 def test_migrate_to_system_of_system_memory_moves_nothing(mirror, region):
     assert mirror.migrate_to_system(region) == 0
     assert mirror.migrate_to_system(region.fill(1)) == 0
