@@ -56,8 +56,8 @@ static bool dmirror_is_secret(struct page *page)
  * -EFAULT when the first page is one that a device cannot have.
  */
 static long dmirror_install(struct dmirror_context *ctx,
-				     const struct hmm_range *range,
-				     enum dmirror_walk walk, bool write)
+			    const struct hmm_range *range,
+			    enum dmirror_walk walk, bool write)
 {
 	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
 	unsigned long i;
