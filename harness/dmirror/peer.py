@@ -14,46 +14,58 @@ from pathlib import Path
 
 from dmirror.plugin import kmsg, splat
 
-_CASE = re.compile(r"^(ok|not ok) \d+\b.*?(?:# (SKIP)\b *(.*))?$")
+_CASE = re.compile(r"^(ok|not ok) \d+\b")
+# A case says why it is skipped in a line of its own; the harness of 6.1 then counts it as passed.
+_SKIP = re.compile(r"^#\s+SKIP\s+(.*)")
 # Why hmm-tests skips every case of its second variant where the driver has no device of that kind.
 _NO_COHERENT = "DEVICE_COHERENT not available"
 
 
-def classify(line: str) -> str | None:
-    """The verdict that a line of TAP gives; None for other lines.
+class Tap:
+    """Reads TAP line by line and counts verdicts.
 
     "passed", "failed", "skipped", or "left out": a case for device-coherent memory where there is none.
     """
-    match = _CASE.match(line)
-    if match is None:
-        return None
-    verdict, skip, reason = match.groups()
-    if skip:
-        return "left out" if _NO_COHERENT in reason else "skipped"
-    return "passed" if verdict == "ok" else "failed"
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self._skipped: str | None = None
+
+    def read(self, line: str) -> None:
+        """Take the next line."""
+        skip, case = _SKIP.match(line), _CASE.match(line)
+        if skip:
+            self._skipped = skip[1]
+        elif case:
+            self.verdicts[self._verdict(case[1] == "ok")] += 1
+            self._skipped = None
+
+    def _verdict(self, good: bool) -> str:
+        if self._skipped is None:
+            return "passed" if good else "failed"
+        return "left out" if _NO_COHERENT in self._skipped else "skipped"
 
 
 def main(argv: list[str]) -> int:
     """`argv` is the hmm-tests binary; exit status 0 when nothing failed and the kernel did not complain."""
     binary = Path(argv[0])
-    verdicts: Counter[str] = Counter()
+    tap = Tap()
     with kmsg.LogReader() as log:
         log.new()  # what the kernel said before is not of this run
         with subprocess.Popen([binary], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
-                verdict = classify(line.rstrip())
-                if verdict is not None:
-                    verdicts[verdict] += 1
+                tap.read(line)
         complaints = splat.parse(log.new())
+    verdicts = tap.verdicts
     for complaint in complaints:
         print(complaint)
     if process.returncode < 0:
         print(f"{binary.name} died of signal {-process.returncode}")
     print(f"complaints of the kernel: {len(complaints)}")
     if verdicts["left out"]:
-        print(f"left out: {verdicts['left out']} cases for device-coherent memory, which this driver does not have")
+        print(f"left out: {verdicts['left out']} cases for device-coherent memory: the driver has no such device")
     print(f"{verdicts['passed']} passed, {verdicts['failed']} failed, {verdicts['skipped']} skipped")
     good = verdicts["passed"] and not verdicts["failed"] and not complaints and process.returncode == 0
     return 0 if good else 1
