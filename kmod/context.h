@@ -136,6 +136,9 @@ long dmirror_exclusive(struct dmirror_context *ctx,
 long dmirror_check_exclusive(struct dmirror_context *ctx,
 			     struct hmm_dmirror_cmd *cmd);
 
+/* ioctl.c */
+long dmirror_ioctl(struct file *file, unsigned int number, unsigned long arg);
+
 /* context.c */
 extern const struct file_operations dmirror_fops;
 
