@@ -138,7 +138,6 @@ def test_a_reused_device_page_carries_no_rights(mirror):
             child.result()
 
 
-@pytest.mark.contract("S4")
 def test_shared_memory_stays_shared_over_fork(mirror):
     with Region.shared(16) as region:
         region.fill(1)

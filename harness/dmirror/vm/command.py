@@ -130,7 +130,8 @@ def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
     lines = [f"cd {shlex.quote(os.getcwd())} || exit 125"]
     if interactive and sys.stdin.isatty():
         size = os.get_terminal_size(0)
-        lines.append(f"/bin/busybox stty rows {size.lines} cols {size.columns}")
+        if size.lines and size.columns:
+            lines.append(f"/bin/busybox stty rows {size.lines} cols {size.columns}")
     words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(environment.items()))]
     words += [os.path.abspath(program), *argv[1:]]
     return "\n".join([*lines, shlex.join(words), ""])
