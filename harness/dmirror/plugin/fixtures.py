@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,8 +61,11 @@ def mirror2(mirror: Mirror) -> Iterator[Mirror]:
 
 @pytest.fixture
 def region(mirror: Mirror) -> Iterator[Region]:
-    """Private anonymous memory of REGION_PAGES pages, not populated."""
-    from dmirror.memory import Region  # noqa: PLC0415
+    """Private anonymous memory of REGION_PAGES pages, not populated, under one CPU page table.
 
-    with ExitStack() as stack:
-        yield stack.enter_context(Region.anonymous(REGION_PAGES))
+    Across two, a migration is two of them: wherever the kernel happens to put it, a test sees the same events.
+    """
+    from dmirror.memory import PAGE, Region  # noqa: PLC0415
+
+    with Region.anonymous(REGION_PAGES, align=REGION_PAGES * PAGE) as mapped:
+        yield mapped
