@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.kernel import Kernel, build_module, build_peer, prepare, refresh
+from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
 from dmirror.uapi import build as uapi
 from dmirror.vm import runs
@@ -43,22 +43,13 @@ def _prepare(args: argparse.Namespace) -> Kernel:
     return prepare(kernel=args.kernel, kdir=args.kdir, kbuild=args.kbuild, flavour=args.flavour)
 
 
-def _module(kernel: Kernel, driver: str) -> Path:
-    if driver == "dmirror":
-        return build_module(kernel)
-    module = kernel.build / "lib" / f"{driver}.ko"
-    if not module.exists():
-        raise CannotRun(f"no {module}", f"build the kernel with CONFIG_{driver.upper()}=m")
-    return module
-
-
 def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, interactive: bool = False) -> int:
     """Run a command in a guest with the driver loaded; its exit status."""
     uapi.ensure()
     spec = GuestSpec(
         image=kernel.image,
         release=kernel.release,
-        modules=(shlex.quote(str(_module(kernel, args.driver))),),
+        modules=(shlex.quote(str(driver_module(kernel, args.driver))),),
         memory_mib=args.memory,
         append=args.append,
     )
@@ -88,7 +79,7 @@ def _pytest(args: argparse.Namespace, *arguments: str) -> int:
 
 def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
-    _module(_prepare(args), args.driver)
+    driver_module(_prepare(args), args.driver)
     host = _pytest(args, "tests/host")
     if host not in (0, 1, _NO_TESTS):
         return 2
@@ -118,7 +109,8 @@ def _default_kernel() -> str:
 def _build(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     uapi.ensure()
-    print(f"label={kernel.label}\nsource={kernel.source}\nbuild={kernel.build}\nmodule={_module(kernel, args.driver)}")
+    module = driver_module(kernel, args.driver)
+    print(f"label={kernel.label}\nsource={kernel.source}\nbuild={kernel.build}\nmodule={module}")
     return 0
 
 

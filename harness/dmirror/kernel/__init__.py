@@ -9,11 +9,11 @@ from dmirror.errors import CannotRun
 from dmirror.kernel import build as _build
 from dmirror.kernel import catalogue, config, disk, source
 from dmirror.kernel.build import Kernel
-from dmirror.kernel.module import build_module
+from dmirror.kernel.module import build_module, driver_module
 from dmirror.kernel.peer import build_peer
 from dmirror.paths import cache
 
-__all__ = ["Kernel", "build_module", "build_peer", "prepare", "refresh"]
+__all__ = ["Kernel", "build_module", "build_peer", "driver_module", "prepare", "refresh"]
 
 
 def prepare(

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+from dmirror.errors import CannotRun
 from dmirror.kernel import config, disk, elf, locks, make, progress, tools
 from dmirror.kernel.build import Kernel
 from dmirror.paths import KMOD, cache
@@ -15,6 +16,19 @@ _SUFFIXES = (".c", ".h", ".sh")
 _NAMES = ("Kbuild", "Makefile")
 _PROBED = Path("compat/probes.h")
 _SYNCED = ".synced"
+
+
+def driver_module(kernel: Kernel, driver: str) -> Path:
+    """The module of a driver: our own, built if it is not yet, or one that the tree keeps in lib/, such as test_hmm.
+
+    Raises CannotRun when ours cannot be built, or when the kernel was built without the tree's.
+    """
+    if driver == "dmirror":
+        return build_module(kernel)
+    module = kernel.build / "lib" / f"{driver}.ko"
+    if not module.exists():
+        raise CannotRun(f"no {module}", f"build the kernel with CONFIG_{driver.upper()}=m")
+    return module
 
 
 def build_module(kernel: Kernel) -> Path:

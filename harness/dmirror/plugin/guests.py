@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dmirror.errors import CannotRun
-from dmirror.kernel import Kernel, build_module, prepare
+from dmirror.kernel import Kernel, driver_module, prepare
 from dmirror.plugin.stall import LIMITS
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, runs
@@ -123,12 +123,7 @@ def _warm(config: pytest.Config) -> None:
 def _modules(kernel: Kernel, driver: str) -> tuple[str, ...]:
     if driver == "none":
         return ()
-    if driver == "dmirror":
-        return (shlex.quote(os.fspath(build_module(kernel))),)
-    module = kernel.build / "lib" / f"{driver}.ko"
-    if not module.exists():
-        raise CannotRun(f"no {module}", f"build the kernel with CONFIG_{driver.upper()}=m")
-    return (shlex.quote(os.fspath(module)),)
+    return (shlex.quote(os.fspath(driver_module(kernel, driver))),)
 
 
 def _fitting(spec: GuestSpec) -> int:
