@@ -24,10 +24,12 @@ options = [a.split("=", 1)[1] for a in sys.argv if a.startswith("--qemu-opt=")]
 fds = dict(re.match(r"socket,id=port-(\w+),fd=(\d+)", o).groups() for o in options if o.startswith("socket,"))
 run_dir = next(a.rsplit("\t", 1)[1] for a in sys.argv if a.startswith("--kopt=init="))
 qemu = sys.argv[sys.argv.index("--qemu-bin") + 1]
-machine = subprocess.Popen([qemu, run_dir], pass_fds=[int(fd) for fd in fds.values()])
+play = os.environ["PLAY"]
+delay = "0.5" if play == "late" else "0"
+start = ["sh", "-c", 'sleep "$0"; exec "$@"', delay, qemu, run_dir]
+machine = subprocess.Popen(start, pass_fds=[int(fd) for fd in fds.values()])
 ctl = os.fdopen(int(fds["ctl"]), "w", buffering=1)
 print("Linux version 7.3.4", flush=True)
-play = os.environ["PLAY"]
 if play == "silent":
     time.sleep(60)
 if play == "insmod":
@@ -221,6 +223,11 @@ def test_a_dead_guest_is_end_of_file(host: Host) -> None:
     assert process.stdout is not None
     assert process.stdout.read() == b"here\n"
     assert process.wait(timeout=5) == 255
+
+
+def test_a_qemu_that_starts_late_does_not_outlive_its_guest(host: Host) -> None:
+    assert host.run("true", play="late")[0] == 0
+    assert host.nothing_left(), host.left()
 
 
 def test_the_command_line_can_be_read_by_a_shell(host: Host) -> None:

@@ -30,6 +30,12 @@ _PASSED_ON_NAMES = (
 )
 
 
+# A signal for the parent's death does not come when the parent died before it was asked for. So each of the two
+# looks for its parent once the signal is set.
+_UNDER_US = '[ "$PPID" = "$0" ] || exit 1; DMIRROR_VIRTME_RUN=$$ exec "$@"'
+_UNDER_VIRTME_RUN = '[ "$PPID" = "$DMIRROR_VIRTME_RUN" ] || exit 1; echo $$ >"$0"; exec "$@"'
+
+
 def virtme_run_command(
     spec: GuestSpec,
     run_dir: Path,
@@ -41,7 +47,8 @@ def virtme_run_command(
 ) -> list[str]:
     """virtme-run's command line. It kills the guest with us: setpriv's signal comes when the parent dies."""
     emulated = accelerator.choose(spec.image).name == "tcg"
-    command = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, os.fspath(_virtme_run())]
+    command = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _UNDER_US, str(os.getpid())]
+    command += [sys.executable, os.fspath(_virtme_run())]
     command += ["--kimg", os.fspath(spec.image), "--mods", "none", "--force-9p", "--disable-monitor"]
     command += ["--memory", f"{spec.memory_mib}M", "--cpus", str(spec.cpus), "--qemu-bin", os.fspath(qemu)]
     options = ["-no-reboot"]
@@ -87,11 +94,9 @@ def _virtme_run() -> Path:
 
 def qemu_wrapper(run_dir: Path) -> str:
     """What virtme-run starts as QEMU: notes its process id and dies with virtme-run, however that ends."""
-    return (
-        "#!/bin/sh\n"
-        f"echo $$ >{shlex.quote(os.fspath(run_dir / 'qemu.pid'))}\n"
-        f'exec setpriv --pdeathsig KILL -- {shlex.quote(os.fspath(accelerator.find_qemu()))} "$@"\n'
-    )
+    command = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _UNDER_VIRTME_RUN]
+    command += [os.fspath(run_dir / "qemu.pid"), os.fspath(accelerator.find_qemu())]
+    return f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'
 
 
 def set_up_script(spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, interactive: bool) -> str:
