@@ -2,20 +2,18 @@
 /*
  * READ and WRITE: the device moves data through its page table and faults
  * where it has no entry.
+ *
+ * The caller's buffer is pinned, as a driver does for DMA, because user memory
+ * cannot be touched under dmirror_context.lock; a few pages at a time, whatever
+ * the length of the call (D-19), and never while a fault is waited for.
  */
 #include <linux/highmem.h>
 #include <linux/sched/signal.h>
-#include <linux/slab.h>
-#include <linux/uaccess.h>
 
 #include "context.h"
 
-/*
- * Data crosses between the caller and the mirror through a buffer of this many
- * pages, whatever the length of the call (D-19): user memory cannot be touched
- * under dmirror_context.lock.
- */
-#define DMIRROR_BOUNCE_PAGES	64
+/* Pages of data copied under one hold of the lock. */
+#define DMIRROR_BATCH_PAGES	64
 
 /* Faults in a row for one page before the memory counts as too busy. */
 #define DMIRROR_MAX_ROUNDS	1000
@@ -25,73 +23,135 @@ enum dmirror_access {
 	DMIRROR_STORE,
 };
 
-/* Copy mapped pages from @addr on; returns how many before one was missing. */
-static unsigned long dmirror_copy(struct dmirror_context *ctx,
-				  unsigned long addr, unsigned long npages,
-				  char *data, enum dmirror_access access)
+/* Copy between @page and a page's worth of the buffer, @offset into @buffer. */
+static void dmirror_copy_page(struct page *page, struct page **buffer,
+			      unsigned int offset, enum dmirror_access access)
 {
+	unsigned int first = PAGE_SIZE - offset;
+
+	if (access == DMIRROR_LOAD) {
+		memcpy_page(buffer[0], offset, page, 0, first);
+		if (offset)
+			memcpy_page(buffer[1], 0, page, first, offset);
+	} else {
+		memcpy_page(page, 0, buffer[0], offset, first);
+		if (offset)
+			memcpy_page(page, first, buffer[1], 0, offset);
+	}
+}
+
+/* Copy mapped pages from @addr on; returns how many before one was missing. */
+static unsigned long dmirror_copy_pinned(struct dmirror_context *ctx,
+					 unsigned long addr,
+					 unsigned long npages,
+					 struct page **buffer,
+					 unsigned int offset,
+					 enum dmirror_access access)
+{
+	struct dmirror_leaf *leaf;
 	unsigned long i;
 
 	mutex_lock(&ctx->lock);
-	for (i = 0; i < npages; i++, addr += PAGE_SIZE, data += PAGE_SIZE) {
-		unsigned long entry = dmirror_pt_get(ctx, addr);
-		struct page *page = (void *)(entry & ~DMIRROR_PTE_FLAGS);
+	leaf = dmirror_pt_leaf(ctx, addr);
+	for (i = 0; i < npages; i++, addr += PAGE_SIZE) {
+		unsigned long entry;
+		struct page *page;
 
+		if (i && IS_ALIGNED(addr, PMD_SIZE))
+			leaf = dmirror_pt_leaf(ctx, addr);
+		entry = dmirror_pt_entry(leaf, addr);
+		page = (void *)(entry & ~DMIRROR_PTE_FLAGS);
 		if (!page)
 			break;
-		if (access == DMIRROR_LOAD) {
-			memcpy_from_page(data, page, 0, PAGE_SIZE);
-		} else {
-			if (!(entry & DMIRROR_PTE_WRITE))
-				break;
-			memcpy_to_page(page, 0, data, PAGE_SIZE);
-			/*
-			 * A writable CPU entry may be clean, and reclaim drops
-			 * a clean page that was swapped in or MADV_FREEd. The
-			 * device entry holds off whoever would unmap it, as
-			 * the page table lock does for zap. On a page of the
-			 * device's memory this is a note for the way back.
-			 */
-			if (entry & DMIRROR_PTE_DEVICE)
-				SetPageDirty(page);
-			else
-				folio_mark_dirty(page_folio(page));
-		}
+		if (access == DMIRROR_STORE && !(entry & DMIRROR_PTE_WRITE))
+			break;
+		dmirror_copy_page(page, buffer + i, offset, access);
+		if (access == DMIRROR_LOAD)
+			continue;
+		/*
+		 * A writable CPU entry may be clean, and reclaim drops a clean
+		 * page that was swapped in or MADV_FREEd. The device entry
+		 * holds off whoever would unmap it, as the page table lock
+		 * does for zap. On the page behind a device-private one this
+		 * is a note for the way back.
+		 */
+		if (entry & DMIRROR_PTE_DEVICE && !ctx->dev->coherent)
+			SetPageDirty(page);
+		else
+			folio_mark_dirty(page_folio(page));
 	}
 	mutex_unlock(&ctx->lock);
 	return i;
 }
 
 /*
- * Copy @npages at @addr, faulting to the end of the call what is missing.
- * Stores in @done how far it came, also on an error. A fault bounds its own
- * time; what is bounded here is how often one comes to nothing because its
- * page was taken again before it could be used.
+ * The same with the buffer at @uptr, at most a batch. An error when not even
+ * the first page of the buffer can be had.
  */
-static int dmirror_copy_faulting(struct dmirror_context *ctx,
-				 struct hmm_dmirror_cmd *cmd,
-				 unsigned long addr, unsigned long npages,
-				 char *data, enum dmirror_access access,
-				 bool unlocked, unsigned long *done)
+static long dmirror_copy(struct dmirror_context *ctx, unsigned long addr,
+			 unsigned long npages, unsigned long uptr,
+			 enum dmirror_access access)
+{
+	/* One more when the buffer does not begin with a page. */
+	struct page *buffer[DMIRROR_BATCH_PAGES + 1];
+	unsigned int offset = offset_in_page(uptr);
+	unsigned int flags = access == DMIRROR_LOAD ? FOLL_WRITE : 0;
+	unsigned long done = 0;
+	int pinned;
+
+	npages = min(npages, (unsigned long)DMIRROR_BATCH_PAGES);
+	pinned = pin_user_pages_fast(uptr - offset, npages + !!offset, flags,
+				     buffer);
+	if (pinned < 0)
+		return pinned;
+	npages = min(npages, (unsigned long)pinned - !!offset);
+	if (npages)
+		done = dmirror_copy_pinned(ctx, addr, npages, buffer, offset,
+					   access);
+	unpin_user_pages_dirty_lock(buffer, pinned,
+				    done && access == DMIRROR_LOAD);
+	return npages ? done : -EFAULT;
+}
+
+/*
+ * Copy the range of a call, faulting to its end what is missing; how far it
+ * came is in cpages, also on an error. A fault bounds its own time; what is
+ * bounded here is how often one comes to nothing because its page was taken
+ * again before it could be used.
+ */
+static long dmirror_access(struct dmirror_context *ctx,
+			   struct hmm_dmirror_cmd *cmd,
+			   enum dmirror_access access, bool unlocked)
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
 	unsigned int rounds = 0;
 	int ret = 0;
 
-	for (*done = 0;;) {
-		unsigned long n = dmirror_copy(ctx, addr + (*done << PAGE_SHIFT),
-					       npages - *done,
-					       data + (*done << PAGE_SHIFT),
-					       access);
+	for (;;) {
+		unsigned long offset = cmd->cpages << PAGE_SHIFT;
+		long done = dmirror_copy(ctx, cmd->addr + offset,
+					 cmd->npages - cmd->cpages,
+					 cmd->ptr + offset, access);
 
-		*done += n;
+		if (done < 0)
+			return done;
+		cmd->cpages += done;
+		if (cmd->cpages == cmd->npages)
+			return 0;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+		if (done) {
+			rounds = 0;
+			continue;
+		}
 		/* An error is final once what came before it is copied. */
-		if (ret || *done == npages)
-			return *done == npages ? 0 : ret;
-		rounds = n ? 0 : rounds + 1;
-		if (rounds > DMIRROR_MAX_ROUNDS)
+		if (ret)
+			return ret;
+		if (rounds++ == DMIRROR_MAX_ROUNDS)
 			return -EBUSY;
-		ret = dmirror_fault(ctx, addr + (*done << PAGE_SHIFT), end,
+		offset = cmd->cpages << PAGE_SHIFT;
+		ret = dmirror_fault(ctx, cmd->addr + offset, end,
 				    access == DMIRROR_STORE, unlocked);
 		mutex_lock(&ctx->lock);
 		ctx->counters.faults++;
@@ -99,45 +159,6 @@ static int dmirror_copy_faulting(struct dmirror_context *ctx,
 		if (!ret)
 			cmd->faults++;
 	}
-}
-
-static long dmirror_access(struct dmirror_context *ctx,
-			   struct hmm_dmirror_cmd *cmd,
-			   enum dmirror_access access, bool unlocked)
-{
-	unsigned long chunk = min_t(u64, cmd->npages, DMIRROR_BOUNCE_PAGES);
-	char __user *uptr = u64_to_user_ptr(cmd->ptr);
-	char *data;
-	long ret = 0;
-
-	data = kvmalloc(chunk << PAGE_SHIFT, GFP_KERNEL_ACCOUNT);
-	if (!data)
-		return -ENOMEM;
-
-	while (!ret && cmd->cpages < cmd->npages) {
-		unsigned long offset = cmd->cpages << PAGE_SHIFT;
-		unsigned long n, done;
-
-		n = min_t(u64, cmd->npages - cmd->cpages, chunk);
-		if (access == DMIRROR_STORE &&
-		    copy_from_user(data, uptr + offset, n << PAGE_SHIFT)) {
-			ret = -EFAULT;
-			break;
-		}
-		ret = dmirror_copy_faulting(ctx, cmd, cmd->addr + offset, n,
-					    data, access, unlocked, &done);
-		if (access == DMIRROR_LOAD &&
-		    copy_to_user(uptr + offset, data, done << PAGE_SHIFT)) {
-			ret = -EFAULT;
-			break;
-		}
-		cmd->cpages += done;
-		if (fatal_signal_pending(current))
-			ret = -EINTR;
-		cond_resched();
-	}
-	kvfree(data);
-	return ret;
 }
 
 long dmirror_read(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
@@ -156,45 +177,42 @@ long dmirror_write(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	return dmirror_access(ctx, cmd, DMIRROR_STORE, false);
 }
 
-/*
- * Give the caller the data of the first @cmd->cpages pages as the device sees
- * them, without a fault: that would revoke exclusive access. -ENOENT and the
- * pages done when an entry is gone in the meantime.
- */
-int dmirror_copy_mapped(struct dmirror_context *ctx,
-			struct hmm_dmirror_cmd *cmd)
+/* The first @cmd->cpages pages without a fault; in @copied how many. */
+static int dmirror_copy_present(struct dmirror_context *ctx,
+				const struct hmm_dmirror_cmd *cmd,
+				unsigned long *copied)
 {
-	unsigned long npages = cmd->cpages;
-	unsigned long chunk = min_t(unsigned long, npages,
-				    DMIRROR_BOUNCE_PAGES);
-	char __user *uptr = u64_to_user_ptr(cmd->ptr);
-	unsigned long n, done;
-	int ret = 0;
-	char *data;
+	long done;
 
-	if (!npages)
-		return 0;
-	data = kvmalloc(chunk << PAGE_SHIFT, GFP_KERNEL_ACCOUNT);
-	if (!data)
-		return -ENOMEM;
+	for (*copied = 0; *copied < cmd->cpages; *copied += done) {
+		unsigned long offset = *copied << PAGE_SHIFT;
 
-	for (cmd->cpages = 0; !ret && cmd->cpages < npages;
-	     cmd->cpages += done) {
-		unsigned long offset = cmd->cpages << PAGE_SHIFT;
-
-		n = min(npages - (unsigned long)cmd->cpages, chunk);
-		done = dmirror_copy(ctx, cmd->addr + offset, n, data,
+		done = dmirror_copy(ctx, cmd->addr + offset,
+				    cmd->cpages - *copied, cmd->ptr + offset,
 				    DMIRROR_LOAD);
-		if (copy_to_user(uptr + offset, data, done << PAGE_SHIFT)) {
-			ret = -EFAULT;
-			break;
-		}
-		if (done < n)
-			ret = -ENOENT;
-		else if (fatal_signal_pending(current))
-			ret = -EINTR;
+		if (done <= 0)
+			return done ? done : -ENOENT;
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		cond_resched();
 	}
-	kvfree(data);
-	return ret;
+	return 0;
+}
+
+/*
+ * The end of a call that came to @cmd->cpages pages and to @ret: the caller
+ * gets the data of those pages as the device sees them, without a fault, which
+ * would revoke exclusive access. -ENOENT and the pages copied when an entry is
+ * gone in the meantime; an error that there is already stays, and its cpages.
+ */
+long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
+		       long ret)
+{
+	unsigned long copied;
+	int err = dmirror_copy_present(ctx, cmd, &copied);
+
+	if (ret)
+		return ret;
+	cmd->cpages = copied;
+	return err;
 }

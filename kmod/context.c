@@ -30,6 +30,7 @@ static int dmirror_open(struct inode *inode, struct file *file)
 	if (!ctx)
 		return -ENOMEM;
 	ctx->dev = container_of(inode->i_cdev, struct dmirror_device, cdev);
+	ctx->id = atomic_inc_return(&ctx->dev->next_owner);
 	mutex_init(&ctx->lock);
 	xa_init_flags(&ctx->leaves, XA_FLAGS_ACCOUNT);
 	INIT_LIST_HEAD(&ctx->claims);
@@ -47,9 +48,10 @@ static int dmirror_open(struct inode *inode, struct file *file)
 }
 
 /*
- * The last reference of the file is gone, so no call is running. Pages on the
- * device stay there: they belong to the address spaces that map them and need
- * no context to come back (D-03, D-09).
+ * The last reference of the file is gone, so no call is running: the file is
+ * what counts the users of a context. Pages that it migrated go back to system
+ * memory, and no others (D-09). One that is busy stays, for it needs no context
+ * to come back later (D-03).
  */
 static int dmirror_release(struct inode *inode, struct file *file)
 {
@@ -58,6 +60,8 @@ static int dmirror_release(struct inode *inode, struct file *file)
 	/* Waits for callbacks that are running; none runs after it. */
 	mmu_interval_notifier_remove(&ctx->notifier);
 	dmirror_pt_destroy(ctx);
+	if (ctx->counters.pages_to_device)
+		dmirror_evict_owner(ctx->dev, ctx->id);
 	dmirror_count_context(ctx->dev, -1);
 	kfree(ctx);
 	return 0;

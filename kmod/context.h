@@ -29,6 +29,16 @@
 #define DMIRROR_PTE_FLAGS	GENMASK(2, 0)
 
 /**
+ * struct dmirror_leaf - the device page table for PMD_SIZE of addresses
+ * @nr_present: entries that are not 0
+ * @entry: in order of address
+ */
+struct dmirror_leaf {
+	unsigned int nr_present;
+	unsigned long entry[DMIRROR_LEAF_PAGES];
+};
+
+/**
  * struct dmirror_claim - a range that the running task is about to map
  * @node: on dmirror_context.claims
  * @task: who
@@ -56,6 +66,8 @@ struct dmirror_claim {
 /**
  * struct dmirror_context - a mirrored address space
  * @dev: the device that mirrors it
+ * @id: what its pages are marked with; comes round after 2^32 contexts, and
+ *	then a close may evict pages of another
  * @notifier: on the whole address space of the process that opened the file;
  *	holds a reference on the mm_struct, not on the address space in it
  * @fail_alloc: bit 0: the next allocation of a migration fails (FLAGS)
@@ -73,6 +85,7 @@ struct dmirror_claim {
  */
 struct dmirror_context {
 	struct dmirror_device *dev;
+	u32 id;
 	struct mmu_interval_notifier notifier;
 	unsigned long fail_alloc;
 
@@ -87,14 +100,17 @@ int dmirror_pt_cache_init(void);
 void dmirror_pt_cache_exit(void);
 int dmirror_pt_prepare(struct dmirror_context *ctx, unsigned long addr);
 void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr);
-bool dmirror_pt_ready(struct dmirror_context *ctx, unsigned long addr);
-void dmirror_pt_set(struct dmirror_context *ctx, unsigned long addr,
-		    unsigned long entry);
-unsigned long dmirror_pt_get(struct dmirror_context *ctx, unsigned long addr);
+struct dmirror_leaf *dmirror_pt_leaf(struct dmirror_context *ctx,
+				     unsigned long addr);
+struct dmirror_leaf *dmirror_pt_leaf_from(struct dmirror_context *ctx,
+					  unsigned long *addr,
+					  unsigned long end);
+void dmirror_pt_set(struct dmirror_context *ctx, struct dmirror_leaf *leaf,
+		    unsigned long addr, unsigned long entry);
 void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 		     unsigned long end, bool may_sleep);
 unsigned long dmirror_pt_count(struct dmirror_context *ctx, unsigned long start,
-			       unsigned long end, unsigned long flag);
+			       unsigned long end);
 void dmirror_pt_destroy(struct dmirror_context *ctx);
 
 /* notifier.c */
@@ -118,8 +134,8 @@ long dmirror_read(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
 long dmirror_read_unlocked(struct dmirror_context *ctx,
 			   struct hmm_dmirror_cmd *cmd);
 long dmirror_write(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
-int dmirror_copy_mapped(struct dmirror_context *ctx,
-			struct hmm_dmirror_cmd *cmd);
+long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
+		       long ret);
 
 /* snapshot.c */
 long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
@@ -147,6 +163,13 @@ static inline unsigned long dmirror_leaf_end(unsigned long addr,
 					     unsigned long end)
 {
 	return min((addr | ~PMD_MASK) + 1, end);
+}
+
+/* The entry of @addr in its leaf, 0 when there is no leaf. */
+static inline unsigned long dmirror_pt_entry(const struct dmirror_leaf *leaf,
+					     unsigned long addr)
+{
+	return leaf ? leaf->entry[(addr & ~PMD_MASK) >> PAGE_SHIFT] : 0;
 }
 
 #endif

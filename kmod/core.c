@@ -18,7 +18,15 @@ MODULE_PARM_DESC(filter, "Filter MIGRATE and EXCLUSIVE events of the context's o
 module_param_named(devmem_mib, dmirror_devmem_mib, uint, 0444);
 MODULE_PARM_DESC(devmem_mib, "MiB of memory that each device may grow to, a multiple of 256 (default 1024)");
 
+/* As in the kernel's own driver: both or none. */
+static unsigned long dmirror_spm_addr[2];
+module_param_named(spm_addr_dev0, dmirror_spm_addr[0], ulong, 0444);
+MODULE_PARM_DESC(spm_addr_dev0, "Physical address of 256 MiB set aside for the coherent device 2");
+module_param_named(spm_addr_dev1, dmirror_spm_addr[1], ulong, 0444);
+MODULE_PARM_DESC(spm_addr_dev1, "Physical address of 256 MiB set aside for the coherent device 3");
+
 static struct dmirror_device dmirror_devices[DMIRROR_NR_DEVICES];
+static unsigned int dmirror_nr_devices;
 static dev_t dmirror_devt;
 
 /* The devices are static and outlive their last reference. */
@@ -38,6 +46,8 @@ static int __init dmirror_device_prepare(struct dmirror_device *dev,
 	int ret;
 
 	dev->id = id;
+	if (id >= 2)
+		dev->coherent = dmirror_spm_addr[id - 2];
 	dmirror_devmem_init(dev);
 	cdev_init(&dev->cdev, &dmirror_fops);
 	dev->cdev.owner = THIS_MODULE;
@@ -52,11 +62,13 @@ static int __init dmirror_device_prepare(struct dmirror_device *dev,
 	return ret;
 }
 
-static int __init dmirror_init(void)
+/* What a parameter says by itself; what is there is asked by chunk.c. */
+static int __init dmirror_check_parameters(void)
 {
+	unsigned long align = max(PMD_SIZE, memremap_compat_align());
 	unsigned int chunk_mib = DMIRROR_CHUNK_BYTES >> 20;
-	unsigned int id, added = 0;
-	int ret;
+	unsigned long *addr = dmirror_spm_addr;
+	unsigned int i;
 
 	if (!dmirror_devmem_mib || dmirror_devmem_mib % chunk_mib ||
 	    dmirror_devmem_mib / chunk_mib > DMIRROR_MAX_CHUNKS) {
@@ -65,6 +77,36 @@ static int __init dmirror_init(void)
 		       chunk_mib * DMIRROR_MAX_CHUNKS);
 		return -EINVAL;
 	}
+	if (!addr[0] != !addr[1]) {
+		pr_err("dmirror: spm_addr_dev0 and spm_addr_dev1 are given together or not at all\n");
+		return -EINVAL;
+	}
+	for (i = 0; i < 2; i++) {
+		if (!IS_ALIGNED(addr[i], align) ||
+		    addr[i] > ULONG_MAX - DMIRROR_CHUNK_BYTES) {
+			pr_err("dmirror: spm_addr_dev%u=%#lx is not a multiple of %#lx with %u MiB above it\n",
+			       i, addr[i], align, chunk_mib);
+			return -EINVAL;
+		}
+	}
+	if (addr[0] && max(addr[0], addr[1]) - min(addr[0], addr[1]) <
+	    DMIRROR_CHUNK_BYTES) {
+		pr_err("dmirror: spm_addr_dev0=%#lx and spm_addr_dev1=%#lx are less than %u MiB apart\n",
+		       addr[0], addr[1], chunk_mib);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int __init dmirror_init(void)
+{
+	unsigned int id, added = 0;
+	int ret;
+
+	ret = dmirror_check_parameters();
+	if (ret)
+		return ret;
+	dmirror_nr_devices = dmirror_spm_addr[0] ? 4 : 2;
 	ret = dmirror_pt_cache_init();
 	if (ret)
 		return ret;
@@ -72,21 +114,22 @@ static int __init dmirror_init(void)
 				  "hmm_dmirror");
 	if (ret)
 		goto err_cache;
-	for (id = 0; id < DMIRROR_NR_DEVICES; id++) {
+	for (id = 0; id < dmirror_nr_devices; id++) {
 		ret = dmirror_device_prepare(&dmirror_devices[id], id);
 		if (ret)
 			goto err_devices;
 	}
 	/* Last what anybody can open: little is left that could fail then. */
-	for (; added < DMIRROR_NR_DEVICES; added++) {
+	for (; added < dmirror_nr_devices; added++) {
 		ret = cdev_device_add(&dmirror_devices[added].cdev,
 				      &dmirror_devices[added].device);
 		if (ret)
 			goto err_devices;
 	}
-	pr_info("dmirror: loaded: hmm_dmirror0-%u device-private, up to %u MiB each, huge folios %s, filter %s\n",
-		DMIRROR_NR_DEVICES - 1, dmirror_devmem_mib,
-		MIGRATE_PFN_COMPOUND ? "yes" : "no",
+	pr_info("dmirror: loaded: hmm_dmirror0-1 device-private, up to %u MiB each, huge folios %s%s, filter %s\n",
+		dmirror_devmem_mib, MIGRATE_PFN_COMPOUND ? "yes" : "no",
+		dmirror_spm_addr[0] ?
+			"; hmm_dmirror2-3 device-coherent, 256 MiB each" : "",
 		dmirror_filter ? "on" : "off");
 	return 0;
 
@@ -106,7 +149,7 @@ static void __exit dmirror_exit(void)
 {
 	unsigned int id;
 
-	for (id = 0; id < DMIRROR_NR_DEVICES; id++) {
+	for (id = 0; id < dmirror_nr_devices; id++) {
 		cdev_device_del(&dmirror_devices[id].cdev,
 				&dmirror_devices[id].device);
 		dmirror_device_discard(&dmirror_devices[id]);

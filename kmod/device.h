@@ -5,6 +5,7 @@
 #ifndef DMIRROR_DEVICE_H
 #define DMIRROR_DEVICE_H
 
+#include <linux/atomic.h>
 #include <linux/bitmap.h>
 #include <linux/cdev.h>
 #include <linux/device.h>
@@ -18,7 +19,7 @@
 
 #include "compat/compat.h"
 
-#define DMIRROR_NR_DEVICES	2
+#define DMIRROR_NR_DEVICES	4	/* the last two only with coherent memory */
 #define DMIRROR_CHUNK_BYTES	SZ_256M
 #define DMIRROR_CHUNK_PAGES	(DMIRROR_CHUNK_BYTES >> PAGE_SHIFT)
 #define DMIRROR_BLOCK_PAGES	HPAGE_PMD_NR
@@ -32,9 +33,14 @@ struct dmirror_chunk;
  * @chunk: what it is part of
  * @node: on dmirror_device.free_blocks when nothing of it is used, on
  *	partial_blocks when something is, on neither when all of it is
+ * @lru: on dmirror_device.lru when something of it is used
  * @nr_used: pages handed out
  * @whole: handed out as one folio whose backing memory is one allocation
- * @used: the pages handed out, valid while not @whole
+ * @evicting: somebody is bringing back what is in it, to make room
+ * @call: dmirror_grant.call of the last page handed out
+ * @passed: dmirror_grant.call of the last one that found nothing to evict here
+ * @used: the pages handed out
+ * @owner: for each of those the context that migrated it, dmirror_context.id
  *
  * The pages of a block come together again by counting: @nr_used at 0 makes
  * the block free as a whole, so small pages never eat up the huge ones (D-17).
@@ -42,9 +48,14 @@ struct dmirror_chunk;
 struct dmirror_block {
 	struct dmirror_chunk *chunk;
 	struct list_head node;
+	struct list_head lru;
 	unsigned int nr_used;
 	bool whole;
+	bool evicting;
+	u64 call;
+	u64 passed;
 	DECLARE_BITMAP(used, DMIRROR_BLOCK_PAGES);
+	u32 owner[DMIRROR_BLOCK_PAGES];
 };
 
 /**
@@ -62,73 +73,127 @@ struct dmirror_chunk {
 };
 
 /**
+ * struct dmirror_grant - device memory set aside for a part of one call
+ * @dev: whose
+ * @owner: the context that migrates, dmirror_context.id
+ * @call: the call, unique on the device: it evicts nothing that is its own
+ * @pages: how many of them are left
+ */
+struct dmirror_grant {
+	struct dmirror_device *dev;
+	u32 owner;
+	u64 call;
+	unsigned long pages;
+};
+
+/* What became of device memory of one order, of all time; in folios. */
+struct dmirror_tally {
+	u64 allocated;
+	u64 freed;
+};
+
+/**
  * struct dmirror_device - one /dev/hmm_dmirrorN
  * @cdev: the character device; opening it holds the module
  * @device: its place in sysfs; its address is the owner of @chunks
  * @id: its number
- * @chunk_mutex: protects @chunks and @nr_chunks
- * @chunks: device memory, grown on demand up to the devmem_mib parameter
- * @nr_chunks: how many of them exist
+ * @coherent: physical address of memory that the CPU reaches too; 0: the
+ *	memory is device-private
+ * @next_owner: gives contexts their ids
+ * @chunk_mutex: serialises whoever adds or removes a chunk
  * @lock: protects everything below it, and every block and @retired
+ * @chunks: device memory, grown on demand up to dmirror_devmem_limit();
+ *	changed only under @chunk_mutex too, which is enough to read it
+ * @nr_chunks: how many of them exist
  * @free_blocks: blocks of which nothing is used
  * @partial_blocks: blocks of which something is used and something is not
+ * @lru: blocks of which something is used, that with the oldest @call first
+ * @pages_free: in blocks that are not retired
+ * @pages_granted: of these, set aside by a struct dmirror_grant
  * @pages_in_use: pages between alloc and the free callback
- * @pages_allocated: of all time, as are the counters that follow
- * @pages_freed: given back
- * @folios_huge: huge folios handed out
- * @folios_split: huge folios split in use
+ * @evictors: tasks that look at pages of blocks in use
+ * @calls: gives dmirror_grant.call
+ * @small: folios of one page
+ * @huge: folios of PMD_SIZE
+ * @splits: huge folios that became small ones in use
  * @cpu_faults: migrate_to_ram calls
  * @pages_faulted: pages brought back by them
- * @pages_evicted: pages brought back by eviction
+ * @pages_evicted: pages brought back by eviction, for whatever reason
+ * @pages_displaced: of these, to make room for others
  * @contexts: open contexts
- * @drained: woken when @pages_in_use reaches 0
+ * @drained: woken when @pages_in_use or @evictors reaches 0, or an eviction
+ *	to make room ends
  *
  * Lock order: chunk_mutex is the outermost lock of the driver and is never
  * taken with the mmap lock or a folio lock held: eviction runs under it and
  * needs both (D-10). lock is the innermost and is taken with interrupts off,
  * because the last reference of a page may be dropped anywhere.
+ *
+ * A chunk goes when @pages_in_use and @evictors are 0 and all is retired: a
+ * page handed out and an evictor each keep the struct pages from going.
  */
 struct dmirror_device {
 	struct cdev cdev;
 	struct device device;
 	unsigned int id;
+	unsigned long coherent;
+	atomic_t next_owner;
 
-	struct mutex chunk_mutex;	/* protects chunks, nr_chunks */
+	struct mutex chunk_mutex;	/* adding and removing chunks */
+	spinlock_t lock;	/* protects what follows, and blocks */
 	struct dmirror_chunk *chunks[DMIRROR_MAX_CHUNKS];
 	unsigned int nr_chunks;
-
-	spinlock_t lock;	/* protects what follows, and blocks */
 	struct list_head free_blocks;
 	struct list_head partial_blocks;
+	struct list_head lru;
+	unsigned long pages_free;
+	unsigned long pages_granted;
 	unsigned long pages_in_use;
-	u64 pages_allocated;
-	u64 pages_freed;
-	u64 folios_huge;
-	u64 folios_split;
+	unsigned int evictors;
+	u64 calls;
+	struct dmirror_tally small;
+	struct dmirror_tally huge;
+	u64 splits;
 	u64 cpu_faults;
 	u64 pages_faulted;
 	u64 pages_evicted;
+	u64 pages_displaced;
 	unsigned int contexts;
 
 	wait_queue_head_t drained;
 };
 
-/* devmem.c: device memory */
-extern unsigned int dmirror_devmem_mib;
+/* devmem.c: pages, and the allocator of them */
+extern const struct dev_pagemap_ops dmirror_pagemap_ops;
 
-void dmirror_devmem_init(struct dmirror_device *dev);
-unsigned long dmirror_devmem_limit(void);
-int dmirror_devmem_grow(struct dmirror_device *dev);
-struct page *dmirror_devmem_alloc(struct dmirror_device *dev,
+unsigned long dmirror_block_pfn(const struct dmirror_block *block);
+void dmirror_block_file(struct dmirror_device *dev,
+			struct dmirror_block *block);
+struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 				  unsigned int order);
-int dmirror_devmem_release(struct dmirror_device *dev);
-void dmirror_devmem_exit(struct dmirror_device *dev);
 struct page *dmirror_backing(struct page *page);
 struct dmirror_device *dmirror_page_device(struct page *page);
 
-/* migrate.c: what the page map calls back into */
+/* chunk.c: the ranges that device memory consists of */
+extern unsigned int dmirror_devmem_mib;
+
+void dmirror_devmem_init(struct dmirror_device *dev);
+unsigned long dmirror_devmem_limit(const struct dmirror_device *dev);
+int dmirror_devmem_grow(struct dmirror_device *dev);
+int dmirror_devmem_release(struct dmirror_device *dev);
+void dmirror_devmem_exit(struct dmirror_device *dev);
+
+/* evict.c: room for a call, and the way back of a context's pages */
+void dmirror_call_begin(struct dmirror_grant *grant, struct dmirror_device *dev,
+			u32 owner);
+int dmirror_grant_get(struct dmirror_grant *grant, unsigned long npages);
+void dmirror_grant_put(struct dmirror_grant *grant);
+void dmirror_evict_all(struct dmirror_device *dev);
+void dmirror_evict_owner(struct dmirror_device *dev, u32 owner);
+
+/* migrate.c: what the page map and eviction call back into */
 vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf);
-void dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
-		   unsigned long npages);
+unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
+			    unsigned long npages);
 
 #endif

@@ -1,35 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Device memory: ZONE_DEVICE pages, the system pages that hold their data, and
- * the allocator of both.
+ * Device memory: ZONE_DEVICE pages, the system pages that hold the data of
+ * those that have no memory of their own, and the allocator of both.
  *
- * A device-private page has no memory of its own. Ours points, through
- * zone_device_data, to the system page that holds its data, and to nothing
- * else: no context can be left dangling in it (D-03). The pages behind a huge
- * folio are one allocation that is split with the folio.
+ * A device-private page points, through zone_device_data, to the system page
+ * that holds its data, and to nothing else: no context can be left dangling in
+ * it (D-03). The pages behind a huge folio are one allocation that is split
+ * with the folio. A device-coherent page is its own memory and always small:
+ * the core collects a huge one for migration as if it were system memory.
  */
-#include <linux/ioport.h>
-#include <linux/build_bug.h>
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
-#include <linux/slab.h>
 
 #include "device.h"
 
-/* A chunk holds blocks of PMD_SIZE: not with pages of 64 KiB. */
-static_assert(DMIRROR_CHUNK_BLOCKS > 0);
-
-/* MiB of device memory that each device may grow to. */
-unsigned int dmirror_devmem_mib = 1024;
-
-static const struct dev_pagemap_ops dmirror_pagemap_ops;
+static bool dmirror_is_device_page(const struct page *page)
+{
+	return is_device_private_page(page) || is_device_coherent_page(page);
+}
 
 /* The device whose memory @page is, or NULL for anybody else's page. */
 struct dmirror_device *dmirror_page_device(struct page *page)
 {
 	struct dev_pagemap *pagemap;
 
-	if (!is_device_private_page(page))
+	if (!dmirror_is_device_page(page))
 		return NULL;
 	pagemap = dmirror_pagemap(page);
 	if (pagemap->ops != &dmirror_pagemap_ops)
@@ -42,7 +36,7 @@ struct page *dmirror_backing(struct page *page)
 {
 	struct page *head;
 
-	if (!dmirror_page_device(page))
+	if (!is_device_private_page(page) || !dmirror_page_device(page))
 		return page;
 	/* Only the first page of a folio has room for zone_device_data. */
 	head = folio_page(page_folio(page), 0);
@@ -61,7 +55,7 @@ static struct dmirror_block *dmirror_block_of(struct dmirror_chunk *chunk,
 	return &chunk->blocks[offset / DMIRROR_BLOCK_PAGES];
 }
 
-static unsigned long dmirror_block_pfn(const struct dmirror_block *block)
+unsigned long dmirror_block_pfn(const struct dmirror_block *block)
 {
 	struct dmirror_chunk *chunk = block->chunk;
 
@@ -70,11 +64,12 @@ static unsigned long dmirror_block_pfn(const struct dmirror_block *block)
 }
 
 /* Put a block where its use says; under dmirror_device.lock. */
-static void dmirror_block_file(struct dmirror_device *dev,
-			       struct dmirror_block *block)
+void dmirror_block_file(struct dmirror_device *dev, struct dmirror_block *block)
 {
 	lockdep_assert_held(&dev->lock);
 	list_del_init(&block->node);
+	if (!block->nr_used)
+		list_del_init(&block->lru);
 	if (block->chunk->retired)
 		return;
 	if (!block->nr_used)
@@ -86,6 +81,8 @@ static void dmirror_block_file(struct dmirror_device *dev,
 static void dmirror_free_backing(struct page *backing, unsigned int npages,
 				 bool whole)
 {
+	if (!backing)
+		return;
 	if (whole) {
 		__free_pages(backing, HPAGE_PMD_ORDER);
 		return;
@@ -112,11 +109,17 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	block = dmirror_block_of(chunk, page, &index);
 	whole = block->whole;
 	block->whole = false;
-	if (!whole)
-		bitmap_clear(block->used, index, npages);
+	bitmap_clear(block->used, index, npages);
 	block->nr_used -= npages;
-	dmirror_block_file(dev, block);
-	dev->pages_freed += npages;
+	/* Only on its first page and on its last does a block change its list. */
+	if (!block->nr_used || block->nr_used + npages == DMIRROR_BLOCK_PAGES)
+		dmirror_block_file(dev, block);
+	if (order)
+		dev->huge.freed++;
+	else
+		dev->small.freed++;
+	if (!chunk->retired)
+		dev->pages_free += npages;
 	dev->pages_in_use -= npages;
 	if (!dev->pages_in_use)
 		wake_up_all(&dev->drained);
@@ -162,8 +165,7 @@ static void dmirror_core_split(struct folio *head, struct folio *tail)
 	block = dmirror_block_of(chunk, page, &index);
 	if (block->whole) {
 		block->whole = false;
-		bitmap_fill(block->used, DMIRROR_BLOCK_PAGES);
-		dev->folios_split++;
+		dev->splits++;
 		split_page(page->zone_device_data, HPAGE_PMD_ORDER);
 	}
 	spin_unlock_irqrestore(&dev->lock, flags);
@@ -175,7 +177,7 @@ static void dmirror_core_split(struct folio *head, struct folio *tail)
 }
 #endif
 
-static const struct dev_pagemap_ops dmirror_pagemap_ops = {
+const struct dev_pagemap_ops dmirror_pagemap_ops = {
 #ifdef DMIRROR_HAVE_FOLIO_FREE
 	.folio_free = dmirror_core_free,
 #else
@@ -189,14 +191,16 @@ static const struct dev_pagemap_ops dmirror_pagemap_ops = {
 
 /*
  * Take 2^@order pages, 0 or PMD, off the lists. The block, and in @page the
- * first page; or NULL.
+ * first page; or NULL, which with order 0 means that the grant was overtaken
+ * by RELEASE.
  */
-static struct dmirror_block *dmirror_take(struct dmirror_device *dev,
+static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 					  unsigned int order,
 					  struct page **page)
 {
+	struct dmirror_device *dev = grant->dev;
+	unsigned int i, index = 0, npages = 1U << order;
 	struct dmirror_block *block;
-	unsigned int index = 0;
 
 	lockdep_assert_held(&dev->lock);
 	block = order ? NULL : list_first_entry_or_null(&dev->partial_blocks,
@@ -210,232 +214,67 @@ static struct dmirror_block *dmirror_take(struct dmirror_device *dev,
 
 	if (order) {
 		block->whole = true;
-		dev->folios_huge++;
+		dev->huge.allocated++;
 	} else {
-		if (!block->nr_used)
-			bitmap_zero(block->used, DMIRROR_BLOCK_PAGES);
 		index = find_first_zero_bit(block->used, DMIRROR_BLOCK_PAGES);
-		__set_bit(index, block->used);
+		dev->small.allocated++;
 	}
-	block->nr_used += 1U << order;
-	dmirror_block_file(dev, block);
+	bitmap_set(block->used, index, npages);
+	for (i = index; i < index + npages; i++)
+		block->owner[i] = grant->owner;
+	block->nr_used += npages;
+	if (block->nr_used == npages || block->nr_used == DMIRROR_BLOCK_PAGES)
+		dmirror_block_file(dev, block);
+	if (block->call != grant->call || block->nr_used == npages) {
+		block->call = grant->call;
+		list_move_tail(&block->lru, &dev->lru);
+	}
 	/*
 	 * Counted before the page has a reference: while this is not 0 RELEASE
 	 * does not kill the page map under it (D-10).
 	 */
-	dev->pages_in_use += 1UL << order;
-	dev->pages_allocated += 1UL << order;
+	dev->pages_in_use += npages;
+	dev->pages_free -= npages;
+	dev->pages_granted -= npages;
+	grant->pages -= npages;
 	*page = pfn_to_page(dmirror_block_pfn(block) + index);
 	return block;
 }
 
 /*
- * A device folio of 2^@order pages, 0 or PMD, locked, with one reference, its
- * data undefined. NULL when the device or the system is out of memory. Does
- * not grow the device: the caller holds folio locks, see dmirror_devmem_grow().
+ * A device folio of 2^@order pages, 0 or PMD, out of what was granted: locked,
+ * with one reference, its data undefined. NULL when there is none of that
+ * order, or no system memory for its data.
  */
-struct page *dmirror_devmem_alloc(struct dmirror_device *dev,
+struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 				  unsigned int order)
 {
+	struct dmirror_device *dev = grant->dev;
 	/* A failure is a page that stays where it is: no reason to kill. */
 	gfp_t gfp = GFP_HIGHUSER | __GFP_NOWARN |
 		(order ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL);
-	struct page *backing, *page;
+	struct page *page, *backing = NULL;
 	struct dmirror_block *block;
 	unsigned long flags;
 
-	backing = alloc_pages(gfp, order);
-	if (!backing)
+	if (grant->pages < 1UL << order || (order && dev->coherent))
 		return NULL;
+	if (!dev->coherent) {
+		backing = alloc_pages(gfp, order);
+		if (!backing)
+			return NULL;
+	}
 	spin_lock_irqsave(&dev->lock, flags);
-	block = dmirror_take(dev, order, &page);
+	block = dmirror_take(grant, order, &page);
 	spin_unlock_irqrestore(&dev->lock, flags);
 	if (!block) {
-		__free_pages(backing, order);
+		if (backing)
+			__free_pages(backing, order);
 		return NULL;
 	}
 	dmirror_init_page(page, &block->chunk->pagemap, order);
+	/* Of its last use; not every kernel clears it. */
+	ClearPageDirty(page);
 	page->zone_device_data = backing;
 	return page;
-}
-
-static int dmirror_chunk_add(struct dmirror_device *dev)
-{
-	struct dmirror_chunk *chunk;
-	struct resource *res;
-	unsigned long flags;
-	unsigned int i;
-	void *ptr;
-
-	chunk = kvzalloc(sizeof(*chunk), GFP_KERNEL);
-	if (!chunk)
-		return -ENOMEM;
-	res = request_free_mem_region(&iomem_resource, DMIRROR_CHUNK_BYTES,
-				      "hmm_dmirror");
-	if (IS_ERR(res)) {
-		kvfree(chunk);
-		return PTR_ERR(res);
-	}
-	chunk->dev = dev;
-	chunk->pagemap.type = MEMORY_DEVICE_PRIVATE;
-	chunk->pagemap.range.start = res->start;
-	chunk->pagemap.range.end = res->end;
-	chunk->pagemap.nr_range = 1;
-	chunk->pagemap.ops = &dmirror_pagemap_ops;
-	chunk->pagemap.owner = dev;
-	ptr = memremap_pages(&chunk->pagemap, NUMA_NO_NODE);
-	if (IS_ERR(ptr)) {
-		release_mem_region(res->start, DMIRROR_CHUNK_BYTES);
-		kvfree(chunk);
-		return PTR_ERR(ptr);
-	}
-
-	dev->chunks[dev->nr_chunks++] = chunk;
-	spin_lock_irqsave(&dev->lock, flags);
-	for (i = 0; i < DMIRROR_CHUNK_BLOCKS; i++) {
-		chunk->blocks[i].chunk = chunk;
-		INIT_LIST_HEAD(&chunk->blocks[i].node);
-		dmirror_block_file(dev, &chunk->blocks[i]);
-	}
-	spin_unlock_irqrestore(&dev->lock, flags);
-	return 0;
-}
-
-/* Pages that a device may grow to. */
-unsigned long dmirror_devmem_limit(void)
-{
-	return (unsigned long)dmirror_devmem_mib << (20 - PAGE_SHIFT);
-}
-
-/*
- * Have a free block, so that the next leaf can be migrated, where the limit
- * allows it. Called with no lock held: adding a chunk waits for memory and for
- * dmirror_device.chunk_mutex.
- */
-int dmirror_devmem_grow(struct dmirror_device *dev)
-{
-	int ret;
-
-	if (!list_empty_careful(&dev->free_blocks))
-		return 0;
-	ret = mutex_lock_killable(&dev->chunk_mutex);
-	if (ret)
-		return ret;
-	if (list_empty_careful(&dev->free_blocks) &&
-	    (dev->nr_chunks + 1) * DMIRROR_CHUNK_PAGES <= dmirror_devmem_limit())
-		ret = dmirror_chunk_add(dev);
-	/* What is left of broken blocks will do for small pages. */
-	if (ret && !list_empty_careful(&dev->partial_blocks))
-		ret = 0;
-	mutex_unlock(&dev->chunk_mutex);
-	return ret;
-}
-
-/* Stop or resume handing out pages of any chunk. */
-static void dmirror_retire(struct dmirror_device *dev, bool retired)
-{
-	unsigned long flags;
-	unsigned int i, j;
-
-	for (i = 0; i < dev->nr_chunks; i++) {
-		struct dmirror_chunk *chunk = dev->chunks[i];
-
-		spin_lock_irqsave(&dev->lock, flags);
-		chunk->retired = retired;
-		for (j = 0; j < DMIRROR_CHUNK_BLOCKS; j++)
-			dmirror_block_file(dev, &chunk->blocks[j]);
-		spin_unlock_irqrestore(&dev->lock, flags);
-	}
-}
-
-static void dmirror_evict_all(struct dmirror_device *dev)
-{
-	unsigned int i, j;
-
-	for (i = 0; i < dev->nr_chunks; i++) {
-		for (j = 0; j < DMIRROR_CHUNK_BLOCKS; j++) {
-			struct dmirror_block *block = &dev->chunks[i]->blocks[j];
-
-			if (READ_ONCE(block->nr_used))
-				dmirror_evict(dev, dmirror_block_pfn(block),
-					      DMIRROR_BLOCK_PAGES);
-			cond_resched();
-		}
-	}
-}
-
-static void dmirror_remove_chunks(struct dmirror_device *dev)
-{
-	while (dev->nr_chunks) {
-		struct dmirror_chunk *chunk = dev->chunks[--dev->nr_chunks];
-
-		dev->chunks[dev->nr_chunks] = NULL;
-		memunmap_pages(&chunk->pagemap);
-		release_mem_region(chunk->pagemap.range.start,
-				   DMIRROR_CHUNK_BYTES);
-		kvfree(chunk);
-	}
-}
-
-/*
- * Bring every page back to system memory and give the device memory back. The
- * page maps are only taken down when no page is in use, because that wait
- * could not be interrupted (D-10). -EBUSY when pages are held for 5 s, -EINTR
- * on a fatal signal; the device then has its memory as before.
- */
-int dmirror_devmem_release(struct dmirror_device *dev)
-{
-	unsigned long deadline;
-	int ret;
-
-	ret = mutex_lock_killable(&dev->chunk_mutex);
-	if (ret)
-		return ret;
-	deadline = jiffies + 5 * HZ;
-	dmirror_retire(dev, true);
-	for (;;) {
-		dmirror_evict_all(dev);
-		if (!READ_ONCE(dev->pages_in_use))
-			break;
-		if (wait_event_killable_timeout(dev->drained,
-						!READ_ONCE(dev->pages_in_use),
-						HZ / 20) < 0)
-			ret = -EINTR;
-		else if (time_after(jiffies, deadline))
-			ret = -EBUSY;
-		if (ret)
-			break;
-	}
-	if (ret)
-		dmirror_retire(dev, false);
-	else
-		dmirror_remove_chunks(dev);
-	mutex_unlock(&dev->chunk_mutex);
-	return ret;
-}
-
-void dmirror_devmem_init(struct dmirror_device *dev)
-{
-	mutex_init(&dev->chunk_mutex);
-	spin_lock_init(&dev->lock);
-	INIT_LIST_HEAD(&dev->free_blocks);
-	INIT_LIST_HEAD(&dev->partial_blocks);
-	init_waitqueue_head(&dev->drained);
-}
-
-/*
- * The module goes: nobody can open the device any more and unloading cannot
- * fail, so this waits as long as it takes. Device-private pages cannot be
- * pinned; what holds one is a fault that is about to finish, or a huge folio
- * for which the system has no huge page: nothing that a module may call splits
- * one without its page tables.
- */
-void dmirror_devmem_exit(struct dmirror_device *dev)
-{
-	while (dmirror_devmem_release(dev)) {
-		pr_warn_ratelimited("hmm_dmirror%u: %lu pages still held\n",
-				    dev->id, READ_ONCE(dev->pages_in_use));
-		/* With a signal pending the release itself does not wait. */
-		schedule_timeout_uninterruptible(HZ / 20);
-	}
 }

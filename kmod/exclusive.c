@@ -20,6 +20,7 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 				  struct dmirror_claim *claim,
 				  unsigned long addr)
 {
+	struct dmirror_leaf *leaf;
 	struct folio *folio;
 	struct page *page;
 	int ret = 0;
@@ -32,8 +33,9 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 
 	/* The folio lock keeps a CPU fault from revoking it before this. */
 	mutex_lock(&ctx->lock);
-	if (!dmirror_claim_hit(claim, addr) && dmirror_pt_ready(ctx, addr)) {
-		dmirror_pt_set(ctx, addr,
+	leaf = dmirror_pt_leaf(ctx, addr);
+	if (leaf && !dmirror_claim_hit(claim, addr)) {
+		dmirror_pt_set(ctx, leaf, addr,
 			       (unsigned long)page | DMIRROR_PTE_ATOMIC);
 		ret = 1;
 	} else {
@@ -84,10 +86,7 @@ long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	unsigned long addr = cmd->addr;
 	unsigned long end = addr + (cmd->npages << PAGE_SHIFT);
 	long done = 0;
-	int ret;
 
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return -EINVAL;
 	while (addr < end) {
 		done = dmirror_exclusive_leaf(ctx, addr,
 					      dmirror_leaf_end(addr, end));
@@ -102,23 +101,36 @@ long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 		addr += done << PAGE_SHIFT;
 		cond_resched();
 	}
-	mmput(ctx->notifier.mm);
-
 	cmd->cpages = (addr - cmd->addr) >> PAGE_SHIFT;
-	ret = dmirror_copy_mapped(ctx, cmd);
-	return done < 0 ? done : ret;
+	return dmirror_give_data(ctx, cmd, min(done, 0L));
 }
 
-/* -EPERM while any page of the range is exclusive; looks at leaves only. */
+/* -EPERM while any page of the range is exclusive; cpages are before it. */
 long dmirror_check_exclusive(struct dmirror_context *ctx,
 			     struct hmm_dmirror_cmd *cmd)
 {
-	unsigned long n;
+	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
+	unsigned long addr = cmd->addr, next;
+	struct dmirror_leaf *leaf;
+	int ret = 0;
 
-	mutex_lock(&ctx->lock);
-	n = dmirror_pt_count(ctx, cmd->addr,
-			     cmd->addr + (cmd->npages << PAGE_SHIFT),
-			     DMIRROR_PTE_ATOMIC);
-	mutex_unlock(&ctx->lock);
-	return n ? -EPERM : 0;
+	for (; !ret && addr < end; addr = next) {
+		mutex_lock(&ctx->lock);
+		leaf = dmirror_pt_leaf_from(ctx, &addr, end);
+		next = dmirror_leaf_end(addr, end);
+		for (; leaf && addr < next; addr += PAGE_SIZE) {
+			if (dmirror_pt_entry(leaf, addr) & DMIRROR_PTE_ATOMIC) {
+				ret = -EPERM;
+				break;
+			}
+		}
+		mutex_unlock(&ctx->lock);
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
+		if (ret)
+			next = addr;
+		cond_resched();
+	}
+	cmd->cpages = (addr - cmd->addr) >> PAGE_SHIFT;
+	return ret;
 }

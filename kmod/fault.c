@@ -59,6 +59,7 @@ static long dmirror_install(struct dmirror_context *ctx,
 			    const struct hmm_range *range,
 			    enum dmirror_walk walk, bool write)
 {
+	struct dmirror_leaf *leaf = dmirror_pt_leaf(ctx, range->start);
 	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
 	unsigned long i;
 
@@ -86,7 +87,7 @@ static long dmirror_install(struct dmirror_context *ctx,
 			entry |= DMIRROR_PTE_DEVICE;
 		if (pfn & HMM_PFN_WRITE)
 			entry |= DMIRROR_PTE_WRITE;
-		dmirror_pt_set(ctx, addr, entry);
+		dmirror_pt_set(ctx, leaf, addr, entry);
 	}
 	return i;
 }
@@ -145,7 +146,7 @@ static long dmirror_walk_until_current(struct dmirror_context *ctx,
 			mutex_lock(&ctx->lock);
 			if (!mmu_interval_read_retry(range.notifier,
 						     range.notifier_seq) &&
-			    dmirror_pt_ready(ctx, start)) {
+			    dmirror_pt_leaf(ctx, start)) {
 				ret = dmirror_install(ctx, &range, walk, write);
 				mutex_unlock(&ctx->lock);
 				return ret;
@@ -196,13 +197,9 @@ int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 	unsigned long *pfns;
 	long done = 0;
 
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return -EFAULT;
 	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
-	if (!pfns) {
-		done = -ENOMEM;
-		goto out;
-	}
+	if (!pfns)
+		return -ENOMEM;
 
 	while (addr < end) {
 		unsigned long next = addr < single_until ? addr + PAGE_SIZE :
@@ -229,8 +226,6 @@ int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 		single_until = next;
 	}
 	kfree(pfns);
-out:
-	mmput(ctx->notifier.mm);
 	return done < 0 ? done : 0;
 }
 

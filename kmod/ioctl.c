@@ -3,6 +3,7 @@
  * Calls: numbers to functions, arguments checked before anything is done.
  */
 #include <linux/fs.h>
+#include <linux/sched/mm.h>
 #include <linux/uaccess.h>
 
 #include "context.h"
@@ -30,21 +31,24 @@ static long dmirror_set_flags(struct dmirror_context *ctx,
 static const struct {
 	long (*run)(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd);
 	bool has_range;
+	int no_mm;	/* the errno once the address space is gone */
 } dmirror_calls[] = {
-	[_IOC_NR(HMM_DMIRROR_READ)] = { dmirror_read, true },
-	[_IOC_NR(HMM_DMIRROR_WRITE)] = { dmirror_write, true },
+	[_IOC_NR(HMM_DMIRROR_READ)] = { dmirror_read, true, -EFAULT },
+	[_IOC_NR(HMM_DMIRROR_WRITE)] = { dmirror_write, true, -EFAULT },
 	[_IOC_NR(HMM_DMIRROR_MIGRATE_TO_DEV)] = {
-		dmirror_migrate_to_device, true },
+		dmirror_migrate_to_device, true, -EINVAL },
 	[_IOC_NR(HMM_DMIRROR_MIGRATE_TO_SYS)] = {
-		dmirror_migrate_to_system, true },
-	[_IOC_NR(HMM_DMIRROR_SNAPSHOT)] = { dmirror_snapshot, true },
-	[_IOC_NR(HMM_DMIRROR_EXCLUSIVE)] = { dmirror_exclusive, true },
+		dmirror_migrate_to_system, true, -EINVAL },
+	[_IOC_NR(HMM_DMIRROR_SNAPSHOT)] = { dmirror_snapshot, true, -EINVAL },
+	[_IOC_NR(HMM_DMIRROR_EXCLUSIVE)] = { dmirror_exclusive, true, -EINVAL },
 	[_IOC_NR(HMM_DMIRROR_CHECK_EXCLUSIVE)] = {
-		dmirror_check_exclusive, true },
-	[_IOC_NR(HMM_DMIRROR_RELEASE)] = { dmirror_release_memory, false },
-	[_IOC_NR(HMM_DMIRROR_FLAGS)] = { dmirror_set_flags, false },
+		dmirror_check_exclusive, true, -EINVAL },
+	[_IOC_NR(HMM_DMIRROR_RELEASE)] = {
+		dmirror_release_memory, false, -EINVAL },
+	[_IOC_NR(HMM_DMIRROR_FLAGS)] = { dmirror_set_flags, false, -EINVAL },
 #ifdef DMIRROR_HAVE_FAULT_UNLOCKED
-	[_IOC_NR(HMM_DMIRROR_READ_UNLOCKED)] = { dmirror_read_unlocked, true },
+	[_IOC_NR(HMM_DMIRROR_READ_UNLOCKED)] = {
+		dmirror_read_unlocked, true, -EFAULT },
 #endif
 };
 
@@ -76,7 +80,14 @@ static long dmirror_call(struct dmirror_context *ctx, unsigned int number,
 	if (dmirror_calls[nr].has_range && !dmirror_range_valid(&cmd))
 		return -EINVAL;
 
+	/*
+	 * The mirrored address space stays for as long as the call runs; this
+	 * may be what ends it. It need not be the caller's.
+	 */
+	if (!mmget_not_zero(ctx->notifier.mm))
+		return dmirror_calls[nr].no_mm;
 	ret = dmirror_calls[nr].run(ctx, &cmd);
+	mmput(ctx->notifier.mm);
 	/* How far it came matters most when it failed. */
 	if (copy_to_user(arg, &cmd, sizeof(cmd)))
 		return -EFAULT;
@@ -88,14 +99,18 @@ static void dmirror_fill_query(struct dmirror_context *ctx,
 {
 	query->version = DMIRROR_VERSION;
 	query->device = ctx->dev->id;
-	query->capabilities = DMIRROR_CAP_FLAGS | DMIRROR_CAP_COUNTERS;
+	query->capabilities = DMIRROR_CAP_FLAGS | DMIRROR_CAP_COUNTERS |
+		DMIRROR_CAP_EVICTION;
 #ifdef DMIRROR_HAVE_FAULT_UNLOCKED
 	query->capabilities |= DMIRROR_CAP_READ_UNLOCKED;
 #endif
 #ifdef DMIRROR_HAVE_DEVICE_THP
-	query->capabilities |= DMIRROR_CAP_DEVICE_THP;
+	if (!ctx->dev->coherent)
+		query->capabilities |= DMIRROR_CAP_DEVICE_THP;
 #endif
-	query->devmem_pages = dmirror_devmem_limit();
+	if (ctx->dev->coherent)
+		query->capabilities |= DMIRROR_CAP_COHERENT;
+	query->devmem_pages = dmirror_devmem_limit(ctx->dev);
 }
 
 static void dmirror_fill_counters(struct dmirror_context *ctx,
@@ -110,13 +125,15 @@ static void dmirror_fill_counters(struct dmirror_context *ctx,
 
 	spin_lock_irqsave(&dev->lock, flags);
 	counters->dev_pages_in_use = dev->pages_in_use;
-	counters->dev_pages_allocated = dev->pages_allocated;
-	counters->dev_pages_freed = dev->pages_freed;
-	counters->dev_folios_huge = dev->folios_huge;
-	counters->dev_folios_split = dev->folios_split;
+	counters->dev_small_allocated = dev->small.allocated;
+	counters->dev_small_freed = dev->small.freed;
+	counters->dev_huge_allocated = dev->huge.allocated;
+	counters->dev_huge_freed = dev->huge.freed;
+	counters->dev_huge_split = dev->splits;
 	counters->dev_cpu_faults = dev->cpu_faults;
 	counters->dev_pages_faulted = dev->pages_faulted;
 	counters->dev_pages_evicted = dev->pages_evicted;
+	counters->dev_pages_displaced = dev->pages_displaced;
 	counters->dev_contexts = dev->contexts;
 	spin_unlock_irqrestore(&dev->lock, flags);
 }

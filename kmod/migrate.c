@@ -27,7 +27,7 @@ struct dmirror_vectors {
 
 /* Where destinations come from. */
 struct dmirror_target {
-	struct dmirror_device *dev;	/* to this device, or to the system */
+	struct dmirror_grant *grant;	/* of a device, or NULL: the system */
 	struct vm_area_struct *vma;	/* for the policy of system pages */
 	unsigned long *fail_alloc;	/* FLAGS of the context, or NULL */
 	/*
@@ -69,8 +69,8 @@ static struct page *dmirror_alloc_target(const struct dmirror_target *to,
 {
 	if (to->fail_alloc && test_and_clear_bit(0, to->fail_alloc))
 		return NULL;
-	if (to->dev)
-		return dmirror_devmem_alloc(to->dev, order);
+	if (to->grant)
+		return dmirror_devmem_alloc(to->grant, order);
 	return dmirror_alloc_system(to, addr, order);
 }
 
@@ -129,7 +129,8 @@ static struct page *dmirror_nth_target(const unsigned long *dst,
 
 /*
  * The alloc-and-copy step. The sources are locked and unmapped, and no device
- * entry for them is left. Returns pages that have no destination.
+ * entry for them is left. Returns the index of the first page for which there
+ * was no destination, @npages when all have one.
  */
 static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 					    const unsigned long *src,
@@ -137,7 +138,7 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 					    unsigned long start,
 					    unsigned long npages)
 {
-	unsigned long i, j, nr, stay = 0;
+	unsigned long i, j, nr, stays = npages;
 
 	for (i = 0; i < npages; i += nr) {
 		struct page *page = migrate_pfn_to_page(src[i]);
@@ -146,17 +147,17 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 		if (!(src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
 		/* A hole or the zero page: only a device fills it. */
-		if (!page && !to->dev)
+		if (!page && !to->grant)
 			continue;
 		/* The core refuses it later; it may not even be readable. */
-		if (page && to->dev && !PageAnon(page))
+		if (page && to->grant && !PageAnon(page))
 			continue;
 		if (src[i] & MIGRATE_PFN_COMPOUND)
 			nr = page ? folio_nr_pages(page_folio(page)) :
 				    HPAGE_PMD_NR;
 		if (!dmirror_get_targets(to, start + (i << PAGE_SHIFT),
 					 dst + i, nr)) {
-			stay += nr;
+			stays = min(stays, i);
 			continue;
 		}
 		for (j = 0; j < nr; j++) {
@@ -170,11 +171,11 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 			source = dmirror_nth_backing(page, j);
 			copy_highpage(target, source);
 			/* What the device wrote must not come back clean. */
-			if (!to->dev && PageDirty(source))
+			if (!to->grant && PageDirty(source))
 				SetPageDirty(target);
 		}
 	}
-	return stay;
+	return stays;
 }
 
 /* The device entries of sources that move; before their data is copied. */
@@ -206,9 +207,11 @@ static void dmirror_map_targets(struct dmirror_context *ctx,
 				const struct migrate_vma *args)
 {
 	bool vma_write = args->vma->vm_flags & VM_WRITE;
+	struct dmirror_leaf *leaf;
 	unsigned long i, j, nr;
 
 	mutex_lock(&ctx->lock);
+	leaf = dmirror_pt_leaf(ctx, args->start);
 	for (i = 0; i < args->npages; i += nr) {
 		unsigned long flags = DMIRROR_PTE_DEVICE;
 
@@ -228,13 +231,13 @@ static void dmirror_map_targets(struct dmirror_context *ctx,
 			struct page *page = dmirror_nth_target(args->dst + i,
 							       j);
 
-			if (!dmirror_claim_hit(claim, addr) &&
-			    dmirror_pt_ready(ctx, addr))
-				dmirror_pt_set(ctx, addr,
+			if (leaf && !dmirror_claim_hit(claim, addr)) {
+				dmirror_pt_set(ctx, leaf, addr,
 					       (unsigned long)page | flags);
-			else
-				dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE,
-						false);
+				continue;
+			}
+			dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false);
+			leaf = dmirror_pt_leaf(ctx, addr);
 		}
 		ctx->counters.pages_to_device += nr;
 	}
@@ -263,130 +266,199 @@ static unsigned long dmirror_count_moved(const unsigned long *src,
 }
 
 /*
- * Migrate [@start, @end) of @vma, at most one leaf, as an act of @ctx.
- * @claim is NULL on the way to system memory, where nothing is mapped after.
+ * One call of a context and what it has at hand, for one leaf after the other.
+ * @grant is part of a call that begins with dmirror_call_begin(), or NULL on
+ * the way to system memory, where no entries are installed either.
  */
-static int dmirror_migrate_vma(struct dmirror_context *ctx,
-			       const struct dmirror_claim *claim,
-			       struct vm_area_struct *vma, unsigned long start,
-			       unsigned long end, struct dmirror_vectors *vec,
-			       bool to_device, unsigned long *moved)
+struct dmirror_job {
+	struct dmirror_context *ctx;
+	struct dmirror_grant *grant;
+	struct dmirror_vectors *vec;
+	struct dmirror_claim claim;
+	unsigned long moved;
+};
+
+/*
+ * Migrate [@start, @end) of @vma, at most one leaf. Returns where a page stayed
+ * for want of memory, @end when none did, or an error.
+ */
+static long dmirror_migrate_vma(struct dmirror_job *job,
+				struct vm_area_struct *vma, unsigned long start,
+				unsigned long end)
 {
+	struct dmirror_context *ctx = job->ctx;
 	struct dmirror_target to = {
-		.dev = to_device ? ctx->dev : NULL,
+		.grant = job->grant,
 		.vma = vma,
 		.fail_alloc = &ctx->fail_alloc,
 	};
 	struct migrate_vma args = {
 		.vma = vma,
-		.src = vec->src,
-		.dst = vec->dst,
+		.src = job->vec->src,
+		.dst = job->vec->dst,
 		.start = start,
 		.end = end,
 		.pgmap_owner = ctx->dev,
-		.flags = MIGRATE_VMA_SELECT_COMPOUND |
-			(to_device ? MIGRATE_VMA_SELECT_SYSTEM :
-				     MIGRATE_VMA_SELECT_DEVICE_PRIVATE),
+		.flags = MIGRATE_VMA_SELECT_COMPOUND,
 	};
-	unsigned long stay;
+	unsigned long stays;
 	int ret;
 
+	if (job->grant)
+		args.flags |= MIGRATE_VMA_SELECT_SYSTEM;
+	else if (ctx->dev->coherent)
+		args.flags |= MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+	else
+		args.flags |= MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
 	ret = migrate_vma_setup(&args);
 	if (ret)
 		return ret;
 	dmirror_unmap_sources(ctx, &args);
-	stay = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
-				      args.npages);
+	stays = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
+				       args.npages);
 	migrate_vma_pages(&args);
-	*moved += dmirror_count_moved(args.src, args.dst, args.npages);
-	if (to_device)
-		dmirror_map_targets(ctx, claim, &args);
+	job->moved += dmirror_count_moved(args.src, args.dst, args.npages);
+	if (job->grant)
+		dmirror_map_targets(ctx, &job->claim, &args);
 	migrate_vma_finalize(&args);
-	return stay && !to_device ? -ENOMEM : 0;
+	return start + (stays << PAGE_SHIFT);
 }
 
-/* At most one leaf under one hold of the mmap lock; it may span several VMAs. */
-static int dmirror_migrate_leaf(struct dmirror_context *ctx,
-				unsigned long start, unsigned long end,
-				struct dmirror_vectors *vec, bool to_device,
-				unsigned long *moved)
+/*
+ * [@start, @end), at most one leaf, under one hold of the mmap lock; it may
+ * span several VMAs. Stores in @stopped where it ended: at @end, where a page
+ * stayed for want of memory, or, with an error, where it could not begin.
+ */
+static int dmirror_migrate_range(struct dmirror_job *job, unsigned long start,
+				 unsigned long end, unsigned long *stopped)
 {
-	struct mm_struct *mm = ctx->notifier.mm;
-	struct dmirror_claim claim;
-	unsigned long addr, next;
+	struct mm_struct *mm = job->ctx->notifier.mm;
+	unsigned long addr = start, next;
+	long ret = 0;
+
+	*stopped = start;
+	if (job->grant) {
+		ret = dmirror_pt_prepare(job->ctx, start);
+		if (ret)
+			return ret;
+	}
+	dmirror_claim(job->ctx, &job->claim, MMU_NOTIFY_MIGRATE, start, end);
+	ret = mmap_read_lock_killable(mm);
+	if (ret)
+		goto out;
+	*stopped = end;
+	for (; addr < end; addr = next) {
+		struct vm_area_struct *vma = vma_lookup(mm, addr);
+
+		ret = -EINVAL;
+		if (vma && vma->vm_flags & VM_READ) {
+			next = min(end, vma->vm_end);
+			ret = dmirror_migrate_vma(job, vma, addr, next);
+		}
+		if (ret < 0) {
+			*stopped = min(*stopped, addr);
+			break;
+		}
+		if (ret < next)
+			*stopped = min(*stopped, (unsigned long)ret);
+	}
+	mmap_read_unlock(mm);
+out:
+	dmirror_unclaim(job->ctx, &job->claim);
+	return ret < 0 ? ret : 0;
+}
+
+/* To the device: pages that stay are counted later, by where all of them are. */
+static int dmirror_leaf_to_device(struct dmirror_job *job, unsigned long start,
+				  unsigned long end, unsigned long *next)
+{
+	unsigned long stopped;
 	int ret;
 
-	if (to_device) {
-		ret = dmirror_devmem_grow(ctx->dev);
-		if (ret)
-			return ret;
-		ret = dmirror_pt_prepare(ctx, start);
-		if (ret)
-			return ret;
-	}
-	dmirror_claim(ctx, &claim, MMU_NOTIFY_MIGRATE, start, end);
-	ret = mmap_read_lock_killable(mm);
-	if (!ret) {
-		for (addr = start; !ret && addr < end; addr = next) {
-			struct vm_area_struct *vma = vma_lookup(mm, addr);
-
-			if (!vma || !(vma->vm_flags & VM_READ)) {
-				ret = -EINVAL;
-				break;
-			}
-			next = min(end, vma->vm_end);
-			ret = dmirror_migrate_vma(ctx, &claim, vma, addr, next,
-						  vec, to_device, moved);
-		}
-		mmap_read_unlock(mm);
-	}
-	dmirror_unclaim(ctx, &claim);
+	ret = dmirror_grant_get(job->grant, (end - start) >> PAGE_SHIFT);
+	if (ret)
+		return ret;
+	*next = start + (job->grant->pages << PAGE_SHIFT);
+	ret = dmirror_migrate_range(job, start, *next, &stopped);
+	dmirror_grant_put(job->grant);
 	return ret;
 }
 
-static int dmirror_migrate(struct dmirror_context *ctx,
-			   const struct hmm_dmirror_cmd *cmd, bool to_device,
-			   unsigned long *moved)
+/*
+ * To the system: a page for which there was no memory is tried once more, with
+ * no folio lock held by then that reclaim may have wanted.
+ */
+static int dmirror_leaf_to_system(struct dmirror_job *job, unsigned long start,
+				  unsigned long end, unsigned long *next)
+{
+	int ret;
+
+	ret = dmirror_migrate_range(job, start, end, next);
+	if (ret || *next == end)
+		return ret;
+	start = *next;
+	ret = dmirror_migrate_range(job, start, end, next);
+	return !ret && *next == start ? -ENOMEM : ret;
+}
+
+/*
+ * Migrate the range of a call leaf by leaf. On an error @stopped is the first
+ * address that was not done.
+ */
+static int dmirror_migrate(struct dmirror_job *job,
+			   const struct hmm_dmirror_cmd *cmd,
+			   unsigned long *stopped)
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
-	struct dmirror_vectors *vec;
-	unsigned long addr, next;
+	unsigned long addr = cmd->addr, next;
 	int ret = 0;
 
-	vec = kvmalloc(sizeof(*vec), GFP_KERNEL);
-	if (!vec)
-		return -ENOMEM;
-	for (addr = cmd->addr; !ret && addr < end; addr = next) {
-		next = dmirror_leaf_end(addr, end);
-		ret = dmirror_migrate_leaf(ctx, addr, next, vec, to_device,
-					   moved);
-		if (!ret && fatal_signal_pending(current))
+	job->vec = kvmalloc(sizeof(*job->vec), GFP_KERNEL);
+	if (!job->vec)
+		ret = -ENOMEM;
+	while (!ret && addr < end) {
+		next = addr;
+		ret = job->grant ?
+			dmirror_leaf_to_device(job, addr,
+					       dmirror_leaf_end(addr, end),
+					       &next) :
+			dmirror_leaf_to_system(job, addr,
+					       dmirror_leaf_end(addr, end),
+					       &next);
+		addr = next;
+		if (!ret && addr < end && fatal_signal_pending(current))
 			ret = -EINTR;
 		cond_resched();
 	}
-	kvfree(vec);
+	kvfree(job->vec);
+	*stopped = addr;
 	return ret;
 }
 
 /* Pages from @addr on that the device page table says are on the device. */
 static unsigned long dmirror_resident_prefix(struct dmirror_context *ctx,
-					     unsigned long addr,
-					     unsigned long npages)
+					     unsigned long start,
+					     unsigned long end)
 {
-	unsigned long n;
+	unsigned long addr = start, next;
+	bool resident = true;
 
-	for (n = 0; n < npages; n++) {
-		unsigned long entry;
+	while (resident && addr < end) {
+		struct dmirror_leaf *leaf;
 
-		if (n % DMIRROR_LEAF_PAGES == 0)
-			cond_resched();
+		next = dmirror_leaf_end(addr, end);
 		mutex_lock(&ctx->lock);
-		entry = dmirror_pt_get(ctx, addr + (n << PAGE_SHIFT));
+		leaf = dmirror_pt_leaf(ctx, addr);
+		for (; addr < next; addr += PAGE_SIZE) {
+			resident = dmirror_pt_entry(leaf, addr) &
+				DMIRROR_PTE_DEVICE;
+			if (!resident)
+				break;
+		}
 		mutex_unlock(&ctx->lock);
-		if (!(entry & DMIRROR_PTE_DEVICE))
-			break;
+		cond_resched();
 	}
-	return n;
+	return (addr - start) >> PAGE_SHIFT;
 }
 
 /*
@@ -398,16 +470,15 @@ static unsigned long dmirror_resident_prefix(struct dmirror_context *ctx,
 static int dmirror_count_resident(struct dmirror_context *ctx,
 				  struct hmm_dmirror_cmd *cmd)
 {
+	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
 	int ret = 0;
 
-	cmd->cpages = dmirror_resident_prefix(ctx, cmd->addr, cmd->npages);
+	cmd->cpages = dmirror_resident_prefix(ctx, cmd->addr, end);
 	if (cmd->cpages < cmd->npages) {
 		unsigned long addr = cmd->addr + (cmd->cpages << PAGE_SHIFT);
 
-		ret = dmirror_map_resident(ctx, addr, cmd->addr +
-					   (cmd->npages << PAGE_SHIFT));
-		cmd->cpages += dmirror_resident_prefix(ctx, addr, cmd->npages -
-						       cmd->cpages);
+		ret = dmirror_map_resident(ctx, addr, end);
+		cmd->cpages += dmirror_resident_prefix(ctx, addr, end);
 	}
 	return ret;
 }
@@ -419,36 +490,36 @@ static int dmirror_count_resident(struct dmirror_context *ctx,
 long dmirror_migrate_to_device(struct dmirror_context *ctx,
 			       struct hmm_dmirror_cmd *cmd)
 {
-	unsigned long moved = 0;
+	struct dmirror_grant grant;
+	struct dmirror_job job = { .ctx = ctx, .grant = &grant };
+	unsigned long stopped;
 	int ret, err;
 
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return -EINVAL;
-	ret = dmirror_migrate(ctx, cmd, true, &moved);
+	dmirror_call_begin(&grant, ctx->dev, ctx->id);
+	ret = dmirror_migrate(&job, cmd, &stopped);
 	err = dmirror_count_resident(ctx, cmd);
-	mmput(ctx->notifier.mm);
 	if (!ret)
 		ret = err;
 	if (!ret && cmd->cpages < cmd->npages)
 		ret = -ENOENT;
-	err = dmirror_copy_mapped(ctx, cmd);
-	return ret ? ret : err;
+	return dmirror_give_data(ctx, cmd, ret);
 }
 
-/* cpages is how many pages came back; those that were not there do not count. */
+/*
+ * cpages is how many pages came back; those that were not there do not count.
+ * On an error it is how many from the beginning on are not there any more.
+ */
 long dmirror_migrate_to_system(struct dmirror_context *ctx,
 			       struct hmm_dmirror_cmd *cmd)
 {
-	unsigned long moved = 0;
+	struct dmirror_job job = { .ctx = ctx };
+	unsigned long stopped;
 	int ret;
 
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return -EINVAL;
-	ret = dmirror_migrate(ctx, cmd, false, &moved);
-	mmput(ctx->notifier.mm);
-	cmd->cpages = moved;
+	ret = dmirror_migrate(&job, cmd, &stopped);
+	cmd->cpages = ret ? (stopped - cmd->addr) >> PAGE_SHIFT : job.moved;
 	mutex_lock(&ctx->lock);
-	ctx->counters.pages_to_system += moved;
+	ctx->counters.pages_to_system += job.moved;
 	mutex_unlock(&ctx->lock);
 	return ret;
 }
@@ -473,7 +544,7 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
 		.fault_page = vmf->page,
 	};
-	unsigned long flags, moved = 0, npages = 1, stay = 0;
+	unsigned long flags, stays, moved = 0, npages = 1;
 	vm_fault_t ret = 0;
 
 	/* Mapped by a PMD: the folio comes back as a whole. */
@@ -493,12 +564,12 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 		ret = VM_FAULT_SIGBUS;
 		goto out;
 	}
-	stay = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
-				      args.npages);
+	stays = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
+				       args.npages);
 	migrate_vma_pages(&args);
 	moved = dmirror_count_moved(args.src, args.dst, args.npages);
 	migrate_vma_finalize(&args);
-	if (stay)
+	if (stays < args.npages)
 		ret = VM_FAULT_OOM;
 out:
 	kfree(args.src);
@@ -510,11 +581,12 @@ out:
 }
 
 /*
- * Bring back what is in use of @npages device pages from @pfn on, a block,
- * whoever maps them. Pages that are locked or busy stay: call again.
+ * Bring back what is in use of @npages device pages from @pfn on, at most a
+ * block, whoever maps them. Returns how many came; those that are locked or
+ * busy stay. The caller sees to it that the page map stays.
  */
-void dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
-		   unsigned long npages)
+unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
+			    unsigned long npages)
 {
 	struct dmirror_target to = { .whole = true };
 	struct dmirror_vectors *vec;
@@ -522,7 +594,7 @@ void dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 
 	vec = kvzalloc(sizeof(*vec), GFP_KERNEL);
 	if (!vec)
-		return;
+		return 0;
 	migrate_device_range(vec->src, pfn, npages);
 	dmirror_alloc_and_copy(&to, vec->src, vec->dst, 0, npages);
 	migrate_device_pages(vec->src, vec->dst, npages);
@@ -533,4 +605,5 @@ void dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 	spin_lock_irqsave(&dev->lock, flags);
 	dev->pages_evicted += moved;
 	spin_unlock_irqrestore(&dev->lock, flags);
+	return moved;
 }

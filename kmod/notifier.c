@@ -116,7 +116,7 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 	if (READ_ONCE(dmirror_filter) && dmirror_own_event(ctx, range)) {
 		ctx->counters.events_filtered++;
 		ctx->counters.entries_kept +=
-			dmirror_pt_count(ctx, range->start, range->end, 0);
+			dmirror_pt_count(ctx, range->start, range->end);
 	} else {
 		ctx->counters.events_obeyed++;
 		dmirror_pt_drop(ctx, range->start, range->end, blockable);

@@ -12,11 +12,6 @@
 
 #include "context.h"
 
-struct dmirror_leaf {
-	unsigned int nr_present;
-	unsigned long entry[DMIRROR_LEAF_PAGES];
-};
-
 /* A leaf is a little over a page: a cache of its own packs it well. */
 static struct kmem_cache *dmirror_leaf_cache;
 
@@ -49,28 +44,41 @@ int dmirror_pt_prepare(struct dmirror_context *ctx, unsigned long addr)
 	return xa_err(old);
 }
 
-static unsigned long *dmirror_pt_slot(struct dmirror_leaf *leaf,
-				      unsigned long addr)
-{
-	return &leaf->entry[(addr & ~PMD_MASK) >> PAGE_SHIFT];
-}
-
 /*
- * Whether entries around @addr can be set. The leaf that was prepared may be
- * gone again, because a running invalidation took its last entry.
+ * The leaf of @addr, good until dmirror_context.lock is dropped or one of its
+ * entries is. NULL when there is none: one that was prepared may be gone again,
+ * because a running invalidation took its last entry.
  */
-bool dmirror_pt_ready(struct dmirror_context *ctx, unsigned long addr)
+struct dmirror_leaf *dmirror_pt_leaf(struct dmirror_context *ctx,
+				     unsigned long addr)
 {
 	lockdep_assert_held(&ctx->lock);
 	return xa_load(&ctx->leaves, addr >> PMD_SHIFT);
 }
 
-/* Install @entry; the table is ready for @addr. */
-void dmirror_pt_set(struct dmirror_context *ctx, unsigned long addr,
-		    unsigned long entry)
+/*
+ * The first leaf from @addr on, and in @addr where it begins to matter. NULL
+ * and @end in @addr when there is none before @end.
+ */
+struct dmirror_leaf *dmirror_pt_leaf_from(struct dmirror_context *ctx,
+					  unsigned long *addr,
+					  unsigned long end)
 {
-	struct dmirror_leaf *leaf = xa_load(&ctx->leaves, addr >> PMD_SHIFT);
-	unsigned long *slot = dmirror_pt_slot(leaf, addr);
+	unsigned long index = *addr >> PMD_SHIFT;
+	struct dmirror_leaf *leaf;
+
+	lockdep_assert_held(&ctx->lock);
+	leaf = xa_find(&ctx->leaves, &index, (end - 1) >> PMD_SHIFT,
+		       XA_PRESENT);
+	*addr = leaf ? max(*addr, index << PMD_SHIFT) : end;
+	return leaf;
+}
+
+/* Install @entry in the leaf of @addr. */
+void dmirror_pt_set(struct dmirror_context *ctx, struct dmirror_leaf *leaf,
+		    unsigned long addr, unsigned long entry)
+{
+	unsigned long *slot = &leaf->entry[(addr & ~PMD_MASK) >> PAGE_SHIFT];
 
 	lockdep_assert_held(&ctx->lock);
 	if (!*slot) {
@@ -79,15 +87,6 @@ void dmirror_pt_set(struct dmirror_context *ctx, unsigned long addr,
 	}
 	*slot = entry;
 	ctx->counters.entries_installed++;
-}
-
-/* The entry for @addr, 0 when there is none. */
-unsigned long dmirror_pt_get(struct dmirror_context *ctx, unsigned long addr)
-{
-	struct dmirror_leaf *leaf = xa_load(&ctx->leaves, addr >> PMD_SHIFT);
-
-	lockdep_assert_held(&ctx->lock);
-	return leaf ? *dmirror_pt_slot(leaf, addr) : 0;
 }
 
 /* The slots of leaf @index that [@start, @end) covers: first, and one past. */
@@ -146,9 +145,9 @@ void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 	}
 }
 
-/* Entries of [@start, @end), with @flag set where that is not 0. */
+/* Entries of [@start, @end). */
 unsigned long dmirror_pt_count(struct dmirror_context *ctx, unsigned long start,
-			       unsigned long end, unsigned long flag)
+			       unsigned long end)
 {
 	struct dmirror_leaf *leaf;
 	unsigned long index, n = 0;
@@ -159,7 +158,7 @@ unsigned long dmirror_pt_count(struct dmirror_context *ctx, unsigned long start,
 		unsigned int i, last = dmirror_pt_last(index, end);
 
 		for (i = dmirror_pt_first(index, start); i < last; i++)
-			n += leaf->entry[i] && (leaf->entry[i] & flag) == flag;
+			n += !!leaf->entry[i];
 		cond_resched();
 	}
 	return n;

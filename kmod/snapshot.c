@@ -25,9 +25,14 @@ static u8 dmirror_permission(struct dmirror_context *ctx, unsigned long pfn)
 
 	page = hmm_pfn_to_page(pfn);
 	owner = dmirror_page_device(page);
-	if (owner)
-		perm = owner == ctx->dev ? HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL :
-					   HMM_DMIRROR_PROT_DEV_PRIVATE_REMOTE;
+	if (owner && owner->coherent)
+		perm = owner == ctx->dev ?
+			HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
+			HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE;
+	else if (owner)
+		perm = owner == ctx->dev ?
+			HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL :
+			HMM_DMIRROR_PROT_DEV_PRIVATE_REMOTE;
 	else if (is_zero_pfn(page_to_pfn(page)))
 		perm = HMM_DMIRROR_PROT_ZERO;
 
@@ -97,8 +102,6 @@ long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	u8 *perm;
 	int ret = 0;
 
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return -EINVAL;
 	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
 	perm = kmalloc(DMIRROR_LEAF_PAGES, GFP_KERNEL);
 	if (!pfns || !perm)
@@ -120,6 +123,5 @@ long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	}
 	kfree(perm);
 	kfree(pfns);
-	mmput(ctx->notifier.mm);
 	return ret;
 }

@@ -25,6 +25,8 @@
 #define DMIRROR_CAP_READ_UNLOCKED	(1ULL << 1)	/* HMM_DMIRROR_READ_UNLOCKED */
 #define DMIRROR_CAP_DEVICE_THP		(1ULL << 2)	/* huge device folios */
 #define DMIRROR_CAP_COUNTERS		(1ULL << 3)	/* DMIRROR_COUNTERS */
+#define DMIRROR_CAP_COHERENT		(1ULL << 4)	/* the CPU reaches its memory */
+#define DMIRROR_CAP_EVICTION		(1ULL << 5)	/* a full device makes room */
 
 /**
  * struct dmirror_query - what this driver can do on this kernel
@@ -61,13 +63,17 @@ struct dmirror_query {
  * @pages_to_device: context: pages its calls migrated to the device
  * @pages_to_system: context: pages its calls migrated to system memory
  * @dev_pages_in_use: device: device pages handed out now
- * @dev_pages_allocated: device: device pages ever handed out
- * @dev_pages_freed: device: device pages ever given back
- * @dev_folios_huge: device: huge folios ever handed out
- * @dev_folios_split: device: huge folios that were split in use
+ * @dev_small_allocated: device: folios of one page ever handed out
+ * @dev_small_freed: device: folios of one page ever given back
+ * @dev_huge_allocated: device: folios of PMD_SIZE ever handed out
+ * @dev_huge_freed: device: folios of PMD_SIZE ever given back
+ * @dev_huge_split: device: folios of PMD_SIZE that were split in use; their
+ *	pages count as small from then on
  * @dev_cpu_faults: device: migrate_to_ram calls
  * @dev_pages_faulted: device: pages that CPU faults brought back
- * @dev_pages_evicted: device: pages that RELEASE or unloading brought back
+ * @dev_pages_evicted: device: pages that the driver brought back unasked: for
+ *	RELEASE, to make room, at a close
+ * @dev_pages_displaced: device: of these, to make room
  * @dev_contexts: device: contexts open now
  */
 struct dmirror_counters {
@@ -85,13 +91,15 @@ struct dmirror_counters {
 	__u64 pages_to_device;
 	__u64 pages_to_system;
 	__u64 dev_pages_in_use;
-	__u64 dev_pages_allocated;
-	__u64 dev_pages_freed;
-	__u64 dev_folios_huge;
-	__u64 dev_folios_split;
+	__u64 dev_small_allocated;
+	__u64 dev_small_freed;
+	__u64 dev_huge_allocated;
+	__u64 dev_huge_freed;
+	__u64 dev_huge_split;
 	__u64 dev_cpu_faults;
 	__u64 dev_pages_faulted;
 	__u64 dev_pages_evicted;
+	__u64 dev_pages_displaced;
 	__u64 dev_contexts;
 };
 
