@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from dmirror.paths import ROOT
 from dmirror.uapi import build as uapi
 from dmirror.vm import runs
 from dmirror.vm.guest import run
-from dmirror.vm.spec import GuestSpec
+from dmirror.vm.spec import MEMORY_MIB, GuestSpec, driver
 
 _NO_TESTS = 5  # pytest's status when nothing was selected
 
@@ -35,7 +34,13 @@ def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
 def _add_guest_options(parser: argparse.ArgumentParser) -> None:
     guest = parser.add_argument_group("the guest")
     guest.add_argument("--append", metavar="ARGS", default="", help="more of the kernel's command line")
-    guest.add_argument("--memory", metavar="MIB", type=int, default=4096, help="its memory (default: 4096)")
+    guest.add_argument(
+        "--memory",
+        metavar="MIB",
+        type=int,
+        default=MEMORY_MIB,
+        help=f"its memory (default: {MEMORY_MIB}; less than that leaves out the coherent devices)",
+    )
     guest.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module to load")
 
 
@@ -49,7 +54,7 @@ def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, i
     spec = GuestSpec(
         image=kernel.image,
         release=kernel.release,
-        modules=(shlex.quote(str(driver_module(kernel, args.driver))),),
+        modules=(driver(driver_module(kernel, args.driver), args.memory),),
         memory_mib=args.memory,
         append=args.append,
     )

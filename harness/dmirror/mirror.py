@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dmirror.memory import Data, Span
+from dmirror.memory import HUGE_PAGES, Data, Span
 from dmirror.uapi import ffi, lib
 
 CAPABILITIES = {
@@ -18,6 +18,8 @@ CAPABILITIES = {
     "read_unlocked": lib.DMIRROR_CAP_READ_UNLOCKED,
     "device_thp": lib.DMIRROR_CAP_DEVICE_THP,
     "counters": lib.DMIRROR_CAP_COUNTERS,
+    "coherent": lib.DMIRROR_CAP_COHERENT,
+    "eviction": lib.DMIRROR_CAP_EVICTION,
 }
 """What a test can ask for with `needs(capability=…)`."""
 
@@ -34,6 +36,11 @@ _PICTURE = {"error": "x", "none": ".", "ram": "r", "zero": "z", "local": "D", "r
 def node(device: int) -> Path:
     """The device node of device `device`."""
     return Path(f"/dev/hmm_dmirror{device}")
+
+
+def devices() -> tuple[int, ...]:
+    """The devices that are there: 0 and 1 are device-private, 2 and 3 coherent where the driver was given memory."""
+    return tuple(device for device in range(4) if node(device).exists())
 
 
 class MirrorError(OSError):
@@ -116,14 +123,36 @@ class Counters:
     pages_to_device: int
     pages_to_system: int
     dev_pages_in_use: int
-    dev_pages_allocated: int
-    dev_pages_freed: int
-    dev_folios_huge: int
-    dev_folios_split: int
+    dev_small_allocated: int
+    dev_small_freed: int
+    dev_huge_allocated: int
+    dev_huge_freed: int
+    dev_huge_split: int
     dev_cpu_faults: int
     dev_pages_faulted: int
     dev_pages_evicted: int
+    dev_pages_displaced: int
     dev_contexts: int
+
+    @property
+    def dev_pages_allocated(self) -> int:
+        """Pages handed out, in folios of whatever size."""
+        return self.dev_small_allocated + self.dev_huge_allocated * HUGE_PAGES
+
+    @property
+    def dev_pages_freed(self) -> int:
+        """Pages given back, in folios of whatever size."""
+        return self.dev_small_freed + self.dev_huge_freed * HUGE_PAGES
+
+    @property
+    def dev_huge_in_use(self) -> int:
+        """Folios of PMD_SIZE that are handed out."""
+        return self.dev_huge_allocated - self.dev_huge_split - self.dev_huge_freed
+
+    @property
+    def dev_small_in_use(self) -> int:
+        """Folios of one page that are handed out, what huge ones were split into included."""
+        return self.dev_small_allocated + self.dev_huge_split * HUGE_PAGES - self.dev_small_freed
 
     def __sub__(self, before: Counters) -> Counters:
         """What happened since `before`."""

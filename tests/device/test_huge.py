@@ -125,7 +125,7 @@ def test_a_split_in_use_is_counted_and_every_page_freed_once(mirror):
         huge[10].unmap()
         assert huge[11:].matches(1)
     delta = mirror.counters() - before
-    assert (delta.dev_folios_huge, delta.dev_folios_split) == (1, 1)
+    assert (delta.dev_huge_allocated, delta.dev_huge_split) == (1, 1)
     assert delta.dev_pages_allocated == delta.dev_pages_freed == HUGE_PAGES
 
 

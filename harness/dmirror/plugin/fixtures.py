@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from dmirror.mirror import Mirror
 
 REGION_PAGES = 16
-DEVICES = (0, 1)
+COHERENT = 2  # the first of the two coherent devices
 
 
 @pytest.fixture(autouse=True)
 def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
     """Device pages in use and open contexts are after a test what they were before it, on every device."""
-    if "mirror" not in request.fixturenames:
+    if not {"mirror", "coherent"} & set(request.fixturenames):
         yield
         return
     before = _usage()
@@ -30,10 +30,10 @@ def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _usage() -> dict[int, tuple[int, int]]:
-    from dmirror.mirror import Mirror  # noqa: PLC0415  (the host has no need of the extension)
+    from dmirror.mirror import Mirror, devices  # noqa: PLC0415  (the host has no need of the extension)
 
     usage = {}
-    for device in DEVICES:
+    for device in devices():
         with Mirror(device) as probe:
             if "counters" in probe.capabilities():
                 counters = probe.counters()
@@ -56,6 +56,26 @@ def mirror2(mirror: Mirror) -> Iterator[Mirror]:
     from dmirror.mirror import Mirror  # noqa: PLC0415
 
     with Mirror(1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def coherent(_balance: None) -> Iterator[Mirror]:
+    """This process mirrored on device 2, which has coherent memory. Skips where there is none."""
+    from dmirror.mirror import Mirror, devices  # noqa: PLC0415
+
+    if COHERENT not in devices():
+        pytest.skip(f"no hmm_dmirror{COHERENT}: the driver was given no coherent memory")
+    with Mirror(COHERENT) as opened:
+        yield opened
+
+
+@pytest.fixture
+def coherent2(coherent: Mirror) -> Iterator[Mirror]:
+    """This process mirrored on device 3 too."""
+    from dmirror.mirror import Mirror  # noqa: PLC0415
+
+    with Mirror(coherent.device + 1) as opened:
         yield opened
 
 

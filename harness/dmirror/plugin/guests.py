@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -28,7 +29,7 @@ from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import panic
 from dmirror.vm.image import python_image
 from dmirror.vm.interpreter import run_dir
-from dmirror.vm.spec import GuestSpec
+from dmirror.vm.spec import GuestSpec, driver
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling  # type: ignore[import-untyped]
@@ -59,7 +60,7 @@ def configure(config: pytest.Config) -> None:
         spec = GuestSpec(
             image=kernel.image,
             release=kernel.release,
-            modules=_modules(kernel, option.dmirror_driver),
+            modules=_modules(kernel, option),
             memory_mib=option.dmirror_memory,
             append=option.dmirror_append,
             kept=tuple(os.fspath(path) for path in _paths(config)),
@@ -120,10 +121,10 @@ def _warm(config: pytest.Config) -> None:
                 return
 
 
-def _modules(kernel: Kernel, driver: str) -> tuple[str, ...]:
-    if driver == "none":
+def _modules(kernel: Kernel, option: argparse.Namespace) -> tuple[str, ...]:
+    if option.dmirror_driver == "none":
         return ()
-    return (shlex.quote(os.fspath(driver_module(kernel, driver))),)
+    return (driver(driver_module(kernel, option.dmirror_driver), option.dmirror_memory),)
 
 
 def _fitting(spec: GuestSpec) -> int:

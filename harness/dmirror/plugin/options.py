@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmirror.paths import ROOT
+from dmirror.vm.spec import MEMORY_MIB
 
 DEVICE = Path("/dev/hmm_dmirror0")
 DRIVERS = ("dmirror", "test_hmm", "none")
@@ -45,8 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dmirror-memory",
         metavar="MIB",
         type=_positive,
-        default=4096,
-        help="A guest's memory (default: 4096).",
+        default=MEMORY_MIB,
+        help=f"A guest's memory in MiB (default: {MEMORY_MIB}; less than that leaves out the coherent devices).",
     )
     add("--dmirror-append", metavar="ARGS", default="", help="More of the kernel's command line.")
     add("--dmirror-driver", choices=DRIVERS, default="dmirror", help="The module to load (default: dmirror).")

@@ -58,6 +58,8 @@ def virtme_run_command(
     kernel += ["console=hvc0" if interactive else "console=ttyS0", "loglevel=6", "panic=-1", "oops=panic"]
     kernel += ["transparent_hugepage=madvise", "hugepagesz=2M", "hugepages=64"]
     kernel.append("secretmem.enable=1")  # off by default until 6.5
+    if spec.set_aside is not None:
+        kernel.append(f"memmap={spec.set_aside}")
     # Tests write their names to the kernel log, as often as they start.
     kernel.append("printk.devkmsg=on")
     if emulated:

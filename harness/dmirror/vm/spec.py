@@ -5,9 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
+
+
+# With this much memory the last GiB below 7 GiB (3 of the GiB are below 4 GiB, or 2, the rest is above) is kept from
+# the guest's kernel, and two devices get coherent memory in it.
+MEMORY_MIB = 6144
+_SET_ASIDE = "1G$0x180000000"
+_PARAMETERS = "spm_addr_dev0=0x180000000 spm_addr_dev1=0x1a0000000"
 
 
 @dataclass(frozen=True)
@@ -17,11 +25,16 @@ class GuestSpec:
     image: Path
     release: str
     modules: tuple[str, ...] = ()  # each an absolute path of a .ko followed by its parameters
-    memory_mib: int = 4096
+    memory_mib: int = MEMORY_MIB  # less than this default: no coherent devices
     cpus: int = 2
     append: str = ""  # more of the kernel's command line, after our own
     limit_s: int = 60  # from the start to the command
     kept: tuple[str, ...] = ()  # paths that stay visible even under /tmp, /var/tmp or /run, as the current folder does
+
+    @property
+    def set_aside(self) -> str | None:
+        """The value of the kernel's memmap= for the coherent devices' memory."""
+        return _SET_ASIDE if self.memory_mib >= MEMORY_MIB else None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"image": os.fspath(self.image)}, indent=1)
@@ -31,3 +44,9 @@ class GuestSpec:
         fields = json.loads(text)
         lists = {name: tuple(fields[name]) for name in ("modules", "kept")}
         return cls(**fields | lists | {"image": Path(fields["image"])})
+
+
+def driver(module: Path, memory_mib: int) -> str:
+    """An entry of GuestSpec.modules: ours or the tree's own driver, with coherent devices in a guest large enough."""
+    words = [shlex.quote(os.fspath(module))]
+    return " ".join([*words, _PARAMETERS] if memory_mib >= MEMORY_MIB else words)
