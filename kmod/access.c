@@ -99,7 +99,7 @@ static long dmirror_copy(struct dmirror_context *ctx, unsigned long addr,
 	unsigned long done = 0;
 	int pinned;
 
-	npages = min(npages, (unsigned long)DMIRROR_BATCH_PAGES);
+	npages = min_t(unsigned long, npages, DMIRROR_BATCH_PAGES);
 	pinned = pin_user_pages_fast(uptr - offset, npages + !!offset, flags,
 				     buffer);
 	if (pinned < 0)

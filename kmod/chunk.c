@@ -80,7 +80,7 @@ static int dmirror_coherent_error(const struct dmirror_device *dev, int error)
 	const char *why = "cannot be used";
 
 	if (error == -EBUSY)
-		why = "are not set aside: /proc/iomem says what is there, memmap= keeps the kernel away";
+		why = "are not set aside (see memmap= and /proc/iomem)";
 	else if (error == -ENXIO)
 		why = "have no memory behind them";
 	pr_err("dmirror: spm_addr_dev%u=%#lx: the %u MiB from there on %s (error %d)\n",

@@ -30,6 +30,13 @@ void dmirror_call_begin(struct dmirror_grant *grant, struct dmirror_device *dev,
 	spin_unlock_irqrestore(&dev->lock, flags);
 }
 
+static bool dmirror_has_room(const struct dmirror_grant *grant,
+			     unsigned long npages)
+{
+	return READ_ONCE(grant->dev->pages_free) >=
+		READ_ONCE(grant->dev->pages_granted) + npages;
+}
+
 /* Set aside up to @npages if there are at least @least. */
 static bool dmirror_grant_now(struct dmirror_grant *grant, unsigned long least,
 			      unsigned long npages)
@@ -145,11 +152,11 @@ int dmirror_grant_get(struct dmirror_grant *grant, unsigned long npages)
 			return ret ? ret : -ENOMEM;
 		}
 		room = dmirror_make_room(grant);
-		if (room == DMIRROR_ROOM_COMING &&
-		    wait_event_killable_timeout(dev->drained,
-			READ_ONCE(dev->pages_free) >=
-			READ_ONCE(dev->pages_granted) + npages, HZ / 20) < 0)
-			return -EINTR;
+		/* A signal that ends this is seen above. */
+		if (room == DMIRROR_ROOM_COMING)
+			wait_event_killable_timeout(dev->drained,
+						    dmirror_has_room(grant, npages),
+						    HZ / 20);
 		cond_resched();
 	}
 	return 0;

@@ -110,7 +110,6 @@ try $bb mount -t tracefs tracefs /sys/kernel/tracing
 if try $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup; then
 	put +memory /sys/fs/cgroup/cgroup.subtree_control >/dev/null
 fi
-must "THP" put madvise /sys/kernel/mm/transparent_hugepage/enabled
 for setting in kernel/hung_task_timeout_secs:20 kernel/hung_task_all_cpu_backtrace:1 kernel/sysrq:1 kernel/kptr_restrict:0; do
 	file=/proc/sys/${setting%%:*}
 	[ ! -w "$file" ] || put "${setting#*:}" "$file" >/dev/null

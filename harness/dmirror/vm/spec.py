@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-
 # With this much memory the last GiB below 7 GiB (3 of the GiB are below 4 GiB, or 2, the rest is above) is kept from
 # the guest's kernel, and two devices get coherent memory in it.
 MEMORY_MIB = 6144
