@@ -7,6 +7,8 @@ import errno
 import mmap
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,6 +141,17 @@ class Span:
         flags = MREMAP_MAYMOVE | MREMAP_FIXED
         addr = _checked(lib.dm_mremap(self.addr, self.bytes, target.bytes, flags, target.addr), "mremap", self)
         return Span(addr, self.npages, self.first)
+
+    @contextmanager
+    def in_a_pipe(self) -> Iterator[int]:
+        """A pipe holds references on the pages, at most 16, until the block ends (vmsplice(2)); its reading end."""
+        reader, writer = os.pipe()
+        try:
+            _checked(lib.dm_vmsplice(writer, self.addr, self.bytes), "vmsplice", self)
+            yield reader
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def pagemap(self) -> list[int]:
         """The words of /proc/self/pagemap, one a page (Documentation/admin-guide/mm/pagemap.rst)."""

@@ -81,6 +81,67 @@ def test_range_outside_user_space_is_einval(mirror, call, addr, npages):
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("READ", errno.EFAULT),
+        ("WRITE", errno.EFAULT),
+        ("MIGRATE_TO_DEV", errno.EINVAL),
+        ("MIGRATE_TO_SYS", errno.EINVAL),
+        ("EXCLUSIVE", errno.EFAULT),
+    ],
+)
+def test_an_error_says_how_far_the_call_came(mirror, region, call, number):
+    """Nothing is mapped in the middle: the first address that failed is `pages` pages from the beginning."""
+    region.fill(1)
+    if call == "MIGRATE_TO_SYS":
+        mirror.migrate_to_device(region)
+    region[6:8].unmap()
+    buffer = ffi.new("char[]", region.bytes)
+    with pytest.raises(MirrorError) as caught:
+        mirror.call(call, region.addr, len(region), buffer)
+    assert (caught.value.errno, caught.value.pages) == (number, 6)
+
+
+@pytest.mark.parametrize("call", ["READ", "MIGRATE_TO_DEV", "EXCLUSIVE", "SNAPSHOT"])
+def test_a_buffer_that_ends_early_ends_the_call_there(mirror, region, call):
+    region.fill(1)
+    with Region.anonymous(2) as buffer:
+        buffer[1].unmap()
+        with pytest.raises(MirrorError) as caught:
+            mirror.call(
+                call,
+                region.addr,
+                len(region),
+                ffi.cast("void *", buffer.end - PAGE - (1 if call == "SNAPSHOT" else PAGE)),
+            )
+    # A snapshot is given in one piece for each page table.
+    assert (caught.value.errno, caught.value.pages) == (errno.EFAULT, 0 if call == "SNAPSHOT" else 1)
+
+
+def test_a_buffer_may_begin_anywhere(mirror, region):
+    """Data that straddles the caller's pages."""
+    region.fill(1)
+    for offset in (1, 8, 4095):
+        raw = ffi.new("char[]", region.bytes + offset)
+        mirror.call("READ", region.addr, len(region), raw + offset)
+        assert bytes(ffi.buffer(raw))[offset:] == bytes(ffi.buffer(ffi.cast("char *", region.addr), region.bytes))
+        ffi.buffer(raw)[offset:] = bytes([offset % 251]) * region.bytes
+        mirror.call("WRITE", region.addr, len(region), raw + offset)
+        assert set(bytes(ffi.buffer(ffi.cast("char *", region.addr), region.bytes))) == {offset % 251}
+
+
+def test_a_buffer_on_the_device_itself(mirror, region):
+    """Source and destination of the data are pages of this device: the buffer comes back, the source stays."""
+    with Region.anonymous(len(region)) as buffer:
+        mirror.migrate_to_device(region.fill(1))
+        mirror.migrate_to_device(buffer.fill(2))
+        mirror.call("READ", region.addr, len(region), ffi.cast("void *", buffer.addr))
+        assert mirror.snapshot(region).where == ["local"] * len(region)
+        assert mirror.snapshot(buffer).where == ["ram"] * len(buffer)
+        assert buffer.matches(1)
+
+
 @pytest.mark.contract("D-18")
 def test_check_exclusive_of_all_memory_ends_at_once(mirror):
     assert mirror.call("CHECK_EXCLUSIVE", 0, (1 << 46) // PAGE) == ((1 << 46) // PAGE, 0)

@@ -5,18 +5,30 @@ import errno
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
-from dmirror.memory import Region
-from dmirror.mirror import Mirror, MirrorError
-from dmirror.process import Child, in_child
+from dmirror.memory import Region, Span
+from dmirror.mirror import Mirror, MirrorError, node
+from dmirror.process import Child
 from dmirror.uapi import ffi, lib
 
 COUNTERS = pytest.mark.needs(capability="counters")
-CALLS = ("READ", "WRITE", "MIGRATE_TO_DEV", "MIGRATE_TO_SYS", "SNAPSHOT", "EXCLUSIVE")
+CALLS = (
+    "READ",
+    "WRITE",
+    "MIGRATE_TO_DEV",
+    "MIGRATE_TO_SYS",
+    "SNAPSHOT",
+    "EXCLUSIVE",
+    "CHECK_EXCLUSIVE",
+    "RELEASE",
+    "FLAGS",
+)
 
 
 @pytest.mark.contract("L-01")
@@ -62,32 +74,102 @@ def test_the_childs_memory_raises_no_event_in_the_parents_mirror(mirror, region)
         assert other.result() == 0
 
 
+@contextmanager
+def passed_by_a_child(prepare, *, alive):
+    """A mirror that a child opened, and the address of its four pages, sent over a socket (SCM_RIGHTS).
+
+    `prepare(mirror, memory)` runs in the child, which waits for the end of the block if it is to stay `alive`.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def child(line):
+            opened, memory = Mirror(0), Region.anonymous(4)
+            prepare(opened, memory)
+            socket.send_fds(theirs, [memory.addr.to_bytes(8, "little")], [opened.fd])
+            opened.close()
+            if alive:
+                line.receive()
+            return memory.load()
+
+        with Child(child) as other:
+            if not alive:
+                other.result()
+                other.wait()
+            message, descriptors, _, _ = socket.recv_fds(ours, 8, 1)
+            passed = Mirror.__new__(Mirror)
+            passed.fd, passed.device = descriptors[0], 0
+            with passed:
+                yield passed, Span(int.from_bytes(message, "little"), 4)
+            if alive:
+                other.line.send()
+                other.result()
+
+
 @pytest.mark.contract("L-02")
 @pytest.mark.contract("L-03")
 @pytest.mark.contract("D-22")
 @pytest.mark.parametrize("call", CALLS)
 def test_after_the_owner_is_gone_every_call_fails_at_once(mirror, call):
-    """A child opens, migrates and ends; what it opened is still in the hands of a grandchild: this process."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+    def prepare(opened, memory):
+        opened.migrate_to_device(memory.fill(1))
 
-        def child(line):
-            opened = Mirror(0)
-            memory = Region.anonymous(4)
-            memory.fill(1)
-            opened.migrate_to_device(memory)
-            socket.send_fds(theirs, [memory.addr.to_bytes(8, "little")], [opened.fd])
+    with passed_by_a_child(prepare, alive=False) as (orphan, memory):
+        with Region.anonymous(4) as scratch, pytest.raises(MirrorError) as caught:
+            npages = 0 if call == "FLAGS" else 4
+            orphan.call(call, memory.addr, npages, ffi.cast("void *", scratch.addr))
+        wanted = errno.EFAULT if call in ("READ", "WRITE") else errno.EINVAL
+        assert (caught.value.errno, caught.value.pages) == (wanted, 0)
 
-        with Child(child) as other:
-            other.result()
-            other.wait()
-        message, descriptors, _, _ = socket.recv_fds(ours, 8, 1)
-    orphan = Mirror.__new__(Mirror)
-    orphan.fd, orphan.device = descriptors[0], 0
-    with orphan, Region.anonymous(4) as scratch:
-        with pytest.raises(MirrorError) as caught:
-            orphan.call(call, int.from_bytes(message, "little"), 4, ffi.cast("void *", scratch.addr))
-        assert caught.value.errno in (errno.EFAULT, errno.EINVAL)
+
+@COUNTERS
+@pytest.mark.contract("L-02")
+def test_after_the_owner_is_gone_the_driver_still_answers_for_itself(mirror):
+    with passed_by_a_child(lambda opened, memory: opened.read(memory.fill(1)), alive=False) as (orphan, _):
+        assert orphan.counters().entries_present == 0
+        assert "counters" in orphan.capabilities()
+
+
+@pytest.mark.contract("L-01")
+def test_a_descriptor_passed_on_acts_on_the_openers_memory(mirror):
+    """SCM_RIGHTS to a process that is no relative: the addresses are the opener's, the buffer is the caller's."""
+
+    def prepare(opened, memory):
+        memory.store(41)
+
+    with passed_by_a_child(prepare, alive=True) as (passed, memory):
+        assert passed.read(memory).data.word(0) == 41
+        assert passed.migrate_to_device(memory).pages == 4
+        assert passed.snapshot(memory).where == ["local"] * 4
+        # The caller has nothing, or something else, at that address.
+        with pytest.raises(MirrorError):
+            mirror.read(memory)
+        passed.write(memory, 5)
+
+
+def test_only_root_may_open_a_device_unless_its_mode_says_otherwise(mirror):
+    """The node is 0600; a mode that allows it is all that another user needs."""
+    assert stat.S_IMODE(node(0).stat().st_mode) == 0o600
+
+    def child(line):
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        try:
+            Mirror(0).close()
+        except PermissionError:
+            line.send("refused")
+        line.receive()
+        with Mirror(0) as own, Region.anonymous(4) as memory:
+            return own.migrate_to_device(memory.fill(1)).data.matches(1)
+
+    with Child(child) as other:
+        assert other.line.receive() == "refused"
+        node(0).chmod(0o666)
+        try:
+            other.line.send()
+            assert other.result() is True
+        finally:
+            node(0).chmod(0o600)
 
 
 @COUNTERS
@@ -109,29 +191,6 @@ def test_device_memory_is_freed_with_its_process(mirror, end):
             other.kill()
         other.wait()
     assert mirror.counters().dev_pages_in_use == before
-
-
-@pytest.mark.contract("L-03")
-def test_pages_outlive_the_mirror_that_migrated_them(mirror, region):
-    with Mirror(0) as other:
-        region.fill(1)
-        other.migrate_to_device(region)
-    assert region.matches(1)
-
-
-@pytest.mark.contract("D-09")
-def test_closing_one_mirror_leaves_other_processes_pages_alone(mirror, region):
-    region.fill(1)
-    mirror.migrate_to_device(region)
-
-    def child():
-        with Mirror(0) as own, Region.anonymous(4) as memory:
-            own.migrate_to_device(memory)
-
-    in_child(child)
-    with Mirror(0):
-        pass
-    assert mirror.snapshot(region).where == ["local"] * len(region)
 
 
 @pytest.mark.contract("L-08")

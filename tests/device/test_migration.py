@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Section 3: the migrate_vma protocol."""
 
-import ctypes
 import errno
 import os
 import random
 
 import pytest
 
-from dmirror.memory import MADV_PAGEOUT, NONE, PAGE, READ, RW, Region
-from dmirror.mirror import Mirror, MirrorError
+from dmirror.memory import MADV_PAGEOUT, NONE, READ, RW, Region
+from dmirror.mirror import MirrorError
 from dmirror.process import Child, ChildKilled, in_child
 
 COUNTERS = pytest.mark.needs(capability="counters")
-
-
-class IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def vmsplice(pipe, span):
-    """Put references on the pages of a span into a pipe."""
-    return ctypes.CDLL(None, use_errno=True).vmsplice(pipe, ctypes.byref(IoVec(span.addr, span.bytes)), 1, 0)
 
 
 def test_pages_go_to_the_device_and_come_back_by_a_touch(mirror, region):
@@ -227,20 +217,15 @@ def test_copy_on_write_survives_the_round_trip(mirror, region, back):
 @pytest.mark.contract("D-07")
 def test_a_pinned_page_stays_and_is_reported(mirror, region):
     region.fill(1)
-    reader, writer = os.pipe()
-    try:
-        pinned = region[5]
-        assert vmsplice(writer, pinned) == PAGE
+    pinned = region[5]
+    with pinned.in_a_pipe() as pipe:
         mirror.read(region)  # that the device maps a page says nothing of where it is
         with pytest.raises(MirrorError) as caught:
             mirror.migrate_to_device(region)
         assert (caught.value.errno, caught.value.pages) == (errno.ENOENT, 5)
         assert mirror.snapshot(region).picture() == "DDDDDrDDDDDDDDDD"
         pinned.store(77)
-        assert os.read(reader, 8) == (77).to_bytes(8, "little")
-    finally:
-        os.close(reader)
-        os.close(writer)
+        assert os.read(pipe, 8) == (77).to_bytes(8, "little")
     pinned.fill(1)
     # Nothing holds it any more.
     assert mirror.migrate_to_device(region).data.matches(1)
@@ -273,18 +258,3 @@ def test_pageout_leaves_device_pages_alone(mirror, region):
     region.advise(MADV_PAGEOUT)
     assert mirror.snapshot(region).where == ["local"] * len(region)
     assert region.matches(1)
-
-
-@COUNTERS
-def test_a_full_device_keeps_what_it_has(mirror):
-    """One call for more than the device's memory: it does not evict what it brought itself, and loses nothing."""
-    limit = mirror.devmem_pages()
-    with Mirror(0) as other, Region.anonymous(limit + 1024) as region:
-        for start in range(0, len(region), 512):
-            region.store(start, page=start)
-        with pytest.raises(MirrorError) as caught:
-            other.call("MIGRATE_TO_DEV", region.addr, len(region))
-        assert (caught.value.errno, caught.value.pages) == (errno.ENOMEM, limit)
-        assert other.counters().dev_pages_in_use == limit
-        for start in range(0, len(region), 512):
-            assert region.load(page=start) == start

@@ -4,11 +4,16 @@
  * lock around each, so a thread that waits in the kernel keeps no other thread
  * from running. Those that can fail return a negative errno.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define RESULT(call) ({ long ret_ = (call); ret_ == -1 ? -errno : ret_; })
@@ -41,6 +46,13 @@ int dm_madvise(uint64_t addr, uint64_t length, int advice)
 long dm_mremap(uint64_t addr, uint64_t old_length, uint64_t new_length, int flags, uint64_t new_addr)
 {
 	return RESULT((long)mremap((void *)addr, old_length, new_length, flags, (void *)new_addr));
+}
+
+long dm_vmsplice(int pipe, uint64_t addr, uint64_t length)
+{
+	struct iovec vector = { (void *)addr, length };
+
+	return RESULT(vmsplice(pipe, &vector, 1, 0));
 }
 
 uint64_t dm_load(uint64_t addr)
