@@ -171,8 +171,22 @@ void dmirror_block_file(struct dmirror_device *dev,
 			struct dmirror_block *block);
 struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 				  unsigned int order);
-struct page *dmirror_backing(struct page *page);
-struct dmirror_device *dmirror_page_device(struct page *page);
+struct page *dmirror_zone_page_backing(struct page *page);
+struct dmirror_device *dmirror_zone_page_device(struct page *page);
+
+/* The page that holds the data of @page: itself unless it is device-private. */
+static inline struct page *dmirror_backing(struct page *page)
+{
+	return is_zone_device_page(page) ? dmirror_zone_page_backing(page) :
+					   page;
+}
+
+/* The device whose memory @page is, or NULL for anybody else's page. */
+static inline struct dmirror_device *dmirror_page_device(struct page *page)
+{
+	return is_zone_device_page(page) ? dmirror_zone_page_device(page) :
+					   NULL;
+}
 
 /* chunk.c: the ranges that device memory consists of */
 extern unsigned int dmirror_devmem_mib;

@@ -13,17 +13,12 @@
 
 #include "device.h"
 
-static bool dmirror_is_device_page(const struct page *page)
-{
-	return is_device_private_page(page) || is_device_coherent_page(page);
-}
-
-/* The device whose memory @page is, or NULL for anybody else's page. */
-struct dmirror_device *dmirror_page_device(struct page *page)
+/* The device whose memory @page, a ZONE_DEVICE page, is; or NULL. */
+struct dmirror_device *dmirror_zone_page_device(struct page *page)
 {
 	struct dev_pagemap *pagemap;
 
-	if (!dmirror_is_device_page(page))
+	if (!is_device_private_page(page) && !is_device_coherent_page(page))
 		return NULL;
 	pagemap = dmirror_pagemap(page);
 	if (pagemap->ops != &dmirror_pagemap_ops)
@@ -31,12 +26,12 @@ struct dmirror_device *dmirror_page_device(struct page *page)
 	return container_of(pagemap, struct dmirror_chunk, pagemap)->dev;
 }
 
-/* The page that holds the data of @page: itself unless it is device-private. */
-struct page *dmirror_backing(struct page *page)
+/* The page that holds the data of @page, a ZONE_DEVICE page. */
+struct page *dmirror_zone_page_backing(struct page *page)
 {
 	struct page *head;
 
-	if (!is_device_private_page(page) || !dmirror_page_device(page))
+	if (!is_device_private_page(page) || !dmirror_zone_page_device(page))
 		return page;
 	/* Only the first page of a folio has room for zone_device_data. */
 	head = folio_page(page_folio(page), 0);

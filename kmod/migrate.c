@@ -178,20 +178,28 @@ static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
 	return stays;
 }
 
-/* The device entries of sources that move; before their data is copied. */
+/*
+ * The device entries of sources that move, before their data is copied: those
+ * from one page that stays to the next at a time.
+ */
 static void dmirror_unmap_sources(struct dmirror_context *ctx,
 				  const struct migrate_vma *args)
 {
-	unsigned long i, nr;
+	unsigned long i, nr, first = 0;
 
 	mutex_lock(&ctx->lock);
-	for (i = 0; i < args->npages; i += nr) {
-		unsigned long addr = args->start + (i << PAGE_SHIFT);
+	for (i = 0; i <= args->npages; i += nr) {
+		bool moves = i < args->npages &&
+			args->src[i] & MIGRATE_PFN_MIGRATE;
 
-		nr = args->src[i] & MIGRATE_PFN_COMPOUND ? HPAGE_PMD_NR : 1;
-		if (args->src[i] & MIGRATE_PFN_MIGRATE)
-			dmirror_pt_drop(ctx, addr, addr + (nr << PAGE_SHIFT),
-					false);
+		nr = moves && args->src[i] & MIGRATE_PFN_COMPOUND ?
+			HPAGE_PMD_NR : 1;
+		if (moves)
+			continue;
+		if (first < i)
+			dmirror_pt_drop(ctx, args->start + (first << PAGE_SHIFT),
+					args->start + (i << PAGE_SHIFT), false);
+		first = i + 1;
 	}
 	mutex_unlock(&ctx->lock);
 }

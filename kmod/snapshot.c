@@ -10,39 +10,64 @@
 
 #include "context.h"
 
-/* The HMM_DMIRROR_PROT_* byte of one entry of hmm_range_fault(). */
-static u8 dmirror_permission(struct dmirror_context *ctx, unsigned long pfn)
+/* The part of a permission that the flags of an entry say. */
+static u8 dmirror_access_bits(unsigned long pfn)
 {
 	unsigned int order = hmm_pfn_to_map_order(pfn);
-	struct dmirror_device *owner;
-	struct page *page;
-	u8 perm = HMM_DMIRROR_PROT_NONE;
+	u8 perm;
 
 	if (pfn & HMM_PFN_ERROR)
 		return HMM_DMIRROR_PROT_ERROR;
 	if (!(pfn & HMM_PFN_VALID))
 		return HMM_DMIRROR_PROT_NONE;
-
-	page = hmm_pfn_to_page(pfn);
-	owner = dmirror_page_device(page);
-	if (owner && owner->coherent)
-		perm = owner == ctx->dev ?
-			HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
-			HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE;
-	else if (owner)
-		perm = owner == ctx->dev ?
-			HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL :
-			HMM_DMIRROR_PROT_DEV_PRIVATE_REMOTE;
-	else if (is_zero_pfn(page_to_pfn(page)))
-		perm = HMM_DMIRROR_PROT_ZERO;
-
-	perm |= pfn & HMM_PFN_WRITE ? HMM_DMIRROR_PROT_WRITE :
-				      HMM_DMIRROR_PROT_READ;
+	perm = pfn & HMM_PFN_WRITE ? HMM_DMIRROR_PROT_WRITE :
+				     HMM_DMIRROR_PROT_READ;
 	if (order == HPAGE_PMD_ORDER)
 		perm |= HMM_DMIRROR_PROT_PMD;
 	else if (order == PUD_SHIFT - PAGE_SHIFT)
 		perm |= HMM_DMIRROR_PROT_PUD;
 	return perm;
+}
+
+/* The part that its page says. */
+static u8 dmirror_place_bits(struct dmirror_context *ctx, unsigned long pfn)
+{
+	struct page *page = hmm_pfn_to_page(pfn);
+	struct dmirror_device *owner = dmirror_page_device(page);
+
+	if (!owner)
+		return is_zero_pfn(page_to_pfn(page)) ?
+			HMM_DMIRROR_PROT_ZERO : HMM_DMIRROR_PROT_NONE;
+	if (owner->coherent)
+		return owner == ctx->dev ?
+			HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
+			HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE;
+	return owner == ctx->dev ? HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL :
+				   HMM_DMIRROR_PROT_DEV_PRIVATE_REMOTE;
+}
+
+/*
+ * The HMM_DMIRROR_PROT_* bytes of entries of hmm_range_fault(). Neighbours are
+ * mostly alike, and the next page of one huge mapping is as the one before.
+ */
+static void dmirror_permissions(struct dmirror_context *ctx,
+				const unsigned long *pfns,
+				unsigned long npages, u8 *perm)
+{
+	unsigned long i, before = 0;
+	u8 access = HMM_DMIRROR_PROT_NONE;
+
+	for (i = 0; i < npages; before = pfns[i++]) {
+		if (i && hmm_pfn_to_map_order(before) && pfns[i] == before + 1) {
+			perm[i] = perm[i - 1];
+			continue;
+		}
+		if ((pfns[i] ^ before) & HMM_PFN_FLAGS)
+			access = dmirror_access_bits(pfns[i]);
+		perm[i] = access;
+		if (pfns[i] & HMM_PFN_VALID)
+			perm[i] |= dmirror_place_bits(ctx, pfns[i]);
+	}
 }
 
 /* At most one leaf; the same bounds on time as a device fault. */
@@ -52,7 +77,7 @@ static int dmirror_snapshot_leaf(struct dmirror_context *ctx,
 {
 	unsigned long deadline =
 		jiffies + msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
-	unsigned long i, npages = (end - start) >> PAGE_SHIFT;
+	unsigned long npages = (end - start) >> PAGE_SHIFT;
 	struct mm_struct *mm = ctx->notifier.mm;
 	struct hmm_range range = {
 		.notifier = &ctx->notifier,
@@ -87,8 +112,7 @@ static int dmirror_snapshot_leaf(struct dmirror_context *ctx,
 		cond_resched();
 	}
 	/* The pages are only ours to look at while nothing can invalidate. */
-	for (i = 0; i < npages; i++)
-		perm[i] = dmirror_permission(ctx, pfns[i]);
+	dmirror_permissions(ctx, pfns, npages, perm);
 	mutex_unlock(&ctx->lock);
 	return 0;
 }
