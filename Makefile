@@ -23,6 +23,9 @@ test: setup
 peer: setup
 	@$(DMIRROR) peer $(guest)
 
+bench: setup
+	@$(DMIRROR) bench $(guest)
+
 shell: setup
 	@$(DMIRROR) shell $(guest)
 
@@ -32,5 +35,5 @@ lint: setup
 setup:
 	@sh scripts/setup.sh
 
-.PHONY: demo test peer shell lint setup
+.PHONY: demo test peer bench shell lint setup
 .DEFAULT_GOAL := demo

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dmirror import figures
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
 from dmirror.uapi import build as uapi
-from dmirror.vm import runs
+from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import run
 from dmirror.vm.spec import MEMORY_MIB, GuestSpec, driver
 
@@ -41,7 +42,6 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
         default=MEMORY_MIB,
         help=f"its memory (default: {MEMORY_MIB}; less than that leaves out the coherent devices)",
     )
-    guest.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module to load")
 
 
 def _prepare(args: argparse.Namespace) -> Kernel:
@@ -70,6 +70,36 @@ def _demo(args: argparse.Namespace) -> int:
 def _peer(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     return _in_guest(args, kernel, [sys.executable, "-m", "dmirror.peer", str(build_peer(kernel))])
+
+
+def _bench(args: argparse.Namespace) -> int:
+    kernel = _prepare(args)
+    uapi.ensure()
+    modules = [driver_module(kernel, driver) for driver in (figures.OURS, figures.TREES)]
+    spec = GuestSpec(
+        image=kernel.image,
+        release=kernel.release,
+        memory_mib=args.memory,
+        append=args.append,
+        kept=tuple(str(module.parent) for module in modules),
+    )
+    run_dir = runs.new()
+    measured = run_dir / "measured.json"
+    command = [sys.executable, "-m", "dmirror.bench", str(measured), *map(str, modules)]
+    try:
+        status = run(spec, command, run_dir=run_dir)
+    finally:
+        if measured.exists():  # also what there is so far of a run that was interrupted
+            figures.report(
+                measured,
+                kernel.build / "bench.json",
+                kernel=kernel.label,
+                flavour=kernel.flavour,
+                accelerator=accelerator.choose(kernel.image).name,
+            )
+    if status:
+        raise CannotRun("the benchmark ended early", f"the guest's console is in {run_dir / console.LOG}")
+    return 0
 
 
 def _shell(args: argparse.Namespace) -> int:
@@ -136,13 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "build what is missing, boot, and tell the story of the filtered MIGRATE event")
     test = add("test", _test, "the host tests, then the device tests in guests")
     peer = add("peer", _peer, "the kernel tree's own hmm-tests on the driver")
+    bench = add("bench", _bench, "time the driver and the tree's own side by side in one guest")
     shell = add("shell", _shell, "an interactive guest with the driver loaded")
     build = add("build", _build, "build kernel and module, and print where they are")
-    for verb in (demo, test, peer, shell, build):
+    for verb in (demo, test, peer, bench, shell, build):
         _add_kernel_options(verb)
-    for verb in (demo, test, peer, shell):
+    for verb in (demo, test, peer, bench, shell):
         _add_guest_options(verb)
-    build.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module to build")
+    for verb in (demo, test, peer, shell, build):
+        verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")

@@ -107,9 +107,8 @@ class Span:
         lib.dm_store(self.addr + page * PAGE + index * 8, value)
 
     def touch(self) -> None:
-        """Load one word of every page."""
-        for page in range(self.npages):
-            self.load(page)
+        """Load one byte of every page."""
+        lib.dm_touch(self.addr, self.npages)
 
     def fill(self, seed: int) -> Self:
         """Store a pattern by the CPU: every word depends on the seed and on its place in the region."""

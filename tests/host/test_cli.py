@@ -10,7 +10,7 @@ import pytest
 from dmirror.cli import main
 
 
-@pytest.mark.parametrize("verb", ["demo", "test", "peer", "shell", "build"])
+@pytest.mark.parametrize("verb", ["demo", "test", "peer", "bench", "shell", "build"])
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

@@ -2,7 +2,8 @@
 /*
  * System calls and memory accesses for the client. cffi drops the interpreter
  * lock around each, so a thread that waits in the kernel keeps no other thread
- * from running. Those that can fail return a negative errno.
+ * from running. Those that can fail return a negative errno. Those that a
+ * benchmark measures note their time, which the interpreter's is no part of.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -14,13 +15,34 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RESULT(call) ({ long ret_ = (call); ret_ == -1 ? -errno : ret_; })
 
+static _Thread_local uint64_t elapsed;
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * UINT64_C(1000000000) + time.tv_nsec;
+}
+
+/* Nanoseconds that this thread's last dm_ioctl(), dm_touch() or dm_copy() took. */
+uint64_t dm_elapsed(void)
+{
+	return elapsed;
+}
+
 int dm_ioctl(int fd, uint64_t number, void *arg)
 {
-	return RESULT(ioctl(fd, number, arg));
+	uint64_t start = now();
+	int ret = RESULT(ioctl(fd, number, arg));
+
+	elapsed = now() - start;
+	return ret;
 }
 
 long dm_mmap(uint64_t addr, uint64_t length, int prot, int flags, int fd, uint64_t offset)
@@ -63,6 +85,23 @@ uint64_t dm_load(uint64_t addr)
 void dm_store(uint64_t addr, uint64_t value)
 {
 	*(volatile uint64_t *)addr = value;
+}
+
+void dm_touch(uint64_t addr, uint64_t npages)
+{
+	uint64_t start = now(), page = getpagesize();
+
+	for (; npages--; addr += page)
+		*(volatile char *)addr;
+	elapsed = now() - start;
+}
+
+void dm_copy(uint64_t to, uint64_t from, uint64_t bytes)
+{
+	uint64_t start = now();
+
+	memcpy((void *)to, (void *)from, bytes);
+	elapsed = now() - start;
 }
 
 /* Word @index of a region filled with @seed: no two words of one or of two seeds are alike by accident. */
