@@ -4,10 +4,11 @@
 #   KERNEL=7.2       a known kernel (qemu/kernels.toml)    FLAVOUR=debug  another build of it
 #   KDIR=~/linux     a kernel tree                         APPEND="..."   more of the kernel's command line
 #   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
-#   T=expression     a part of the tests (pytest -k)
+#   T=expression     a part of the tests (pytest -k)       TORTURE=1800   seconds for each torture test
+#   SEED=N           where they begin, as a failure says
 
 DMIRROR := .venv/bin/dmirror
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -18,7 +19,8 @@ demo: setup
 	@$(DMIRROR) demo $(guest)
 
 test: setup
-	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T")
+	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T") $(if $(TORTURE),--torture "$$TORTURE") \
+		$(if $(SEED),--seed "$$SEED")
 
 peer: setup
 	@$(DMIRROR) peer $(guest)

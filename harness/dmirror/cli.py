@@ -125,8 +125,8 @@ def _test(args: argparse.Namespace) -> int:
     else:
         given = {"kernel": args.kernel, "kdir": args.kdir, "kbuild": args.kbuild}
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
-    if args.guests is not None:
-        options.append(f"--dmirror-guests={args.guests}")
+    given = {"guests": args.guests, "torture": args.torture, "seed": args.seed}
+    options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     device = _pytest(args, "tests/device", *options)
     if device not in (0, 1, _NO_TESTS):
         return 2
@@ -177,6 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
+    test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 3)")
+    test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")

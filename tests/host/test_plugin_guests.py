@@ -41,6 +41,8 @@ def test_collecting_device_tests_needs_no_device(pytester: pytest.Pytester) -> N
         (["--pdb"], "make shell"),
         (["--dmirror-guests=0"], "'0' is not a whole number above 0"),
         (["--dmirror-memory=lots"], "'lots' is not a whole number above 0"),
+        (["--dmirror-torture=0"], "'0' is not a whole number above 0"),
+        (["--dmirror-seed=-1"], "'-1' is not a whole number"),
         (["--dmirror-driver=other"], "invalid choice: 'other'"),
     ],
 )

@@ -111,7 +111,7 @@ def _warm(config: pytest.Config) -> None:
     importlib.import_module("dmirror.plugin.splat")
     tag = f"{sys.implementation.cache_tag}-pytest-{pytest.__version__}"
     for folder in _paths(config):
-        for test in folder.glob("test_*.py"):
+        for test in (*folder.glob("test_*.py"), *folder.glob("*/test_*.py")):
             compiled = test.parent / "__pycache__" / f"{test.stem}.{tag}.pyc"
             if not compiled.exists() or compiled.stat().st_mtime < test.stat().st_mtime:
                 arguments = [*config.invocation_params.args, "--collect-only", "-q", "-p", "no:cacheprovider"]

@@ -25,6 +25,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def _guests(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
@@ -58,6 +64,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=60,
         help="How long one test may take before its guest is ended (default: 60).",
     )
+    add(
+        "--dmirror-torture",
+        metavar="SECONDS",
+        type=_positive,
+        default=3,
+        help="How long each test of tests/device/torture goes on, on top of its limit (default: 3).",
+    )
+    add("--dmirror-seed", metavar="N", type=_natural, help="Where their random choices begin, as a failure reports it.")
 
 
 def in_guest() -> bool:

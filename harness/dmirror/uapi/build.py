@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Compiles the ioctl interface: kmod/uapi's headers and a few system calls as a cffi extension (API mode).
+"""Compiles the ioctl interface: kmod/uapi's headers and the helpers beside this file as a cffi extension (API mode).
 
 The declarations are read off the headers and completed by the compiler, so numbers and layouts are the driver's own.
 The extension lives in the cache under a digest of everything that goes into it.
@@ -18,8 +18,9 @@ from dmirror import paths
 from dmirror.errors import CannotRun
 
 MODULE = "_dmirror_uapi"
-HEADERS = (paths.KMOD / "uapi" / "hmm_dmirror.h", paths.KMOD / "uapi" / "dmirror.h")
-MEMORY_C = Path(__file__).with_name("memory.c")
+_HERE = Path(__file__).parent
+HEADERS = (paths.KMOD / "uapi" / "hmm_dmirror.h", paths.KMOD / "uapi" / "dmirror.h", _HERE / "torture.h")
+SOURCES = tuple(_HERE / name for name in ("memory.c", "ledger.c", "calls.c", "mix.c", "race.c"))
 
 
 def declarations(header: str) -> str:
@@ -32,12 +33,12 @@ def declarations(header: str) -> str:
 
 
 def _prototypes(source: str) -> str:
-    """The prototypes of the functions of memory.c: each definition starts in the first column, on one line."""
+    """The prototypes of the functions of a source that are not static: each definition starts in the first column."""
     return "\n".join(f"{line};" for line in re.findall(r"^(?:int|long|void|uint64_t) \w+\([^)]*\)$", source, re.M))
 
 
 def _digest() -> str:
-    inputs = [path.read_bytes() for path in (*HEADERS, MEMORY_C, Path(__file__))]
+    inputs = [path.read_bytes() for path in (*HEADERS, *SOURCES, Path(__file__))]
     inputs.append(f"{sys.version} {sysconfig.get_platform()}".encode())
     return hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
 
@@ -55,13 +56,14 @@ def ensure() -> Path:
     import cffi  # noqa: PLC0415  (costs 0.1 s, and only a build needs it)
 
     ffi = cffi.FFI()
-    memory = MEMORY_C.read_text()
+    sources = "".join(source.read_text() for source in SOURCES)
     ffi.cdef("typedef uint32_t __u32; typedef uint64_t __u64;")
     for header in HEADERS:
         ffi.cdef(declarations(header.read_text()))
-    ffi.cdef(_prototypes(memory))
+    ffi.cdef(_prototypes(sources))
     includes = "".join(f'#include "{header}"\n' for header in HEADERS)
-    ffi.set_source(MODULE, includes + memory)
+    # Bound at once: race.c forks processes in which the linker's own memory is missing.
+    ffi.set_source(MODULE, includes + sources, include_dirs=[str(_HERE)], extra_link_args=["-Wl,-z,now"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         try:
