@@ -103,7 +103,7 @@ static long dmirror_copy(struct dmirror_context *ctx, unsigned long addr,
 	pinned = pin_user_pages_fast(uptr - offset, npages + !!offset, flags,
 				     buffer);
 	if (pinned < 0)
-		return pinned;
+		return fatal_signal_pending(current) ? -EINTR : -EFAULT;
 	npages = min(npages, (unsigned long)pinned - !!offset);
 	if (npages)
 		done = dmirror_copy_pinned(ctx, addr, npages, buffer, offset,
@@ -202,8 +202,8 @@ static int dmirror_copy_present(struct dmirror_context *ctx,
 /*
  * The end of a call that came to @cmd->cpages pages and to @ret: the caller
  * gets the data of those pages as the device sees them, without a fault, which
- * would revoke exclusive access. -ENOENT and the pages copied when an entry is
- * gone in the meantime; an error that there is already stays, and its cpages.
+ * would revoke exclusive access. A page is done when its data are there:
+ * -ENOENT, unless there was an error already, when an entry is gone meanwhile.
  */
 long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
 		       long ret)
@@ -211,8 +211,6 @@ long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
 	unsigned long copied;
 	int err = dmirror_copy_present(ctx, cmd, &copied);
 
-	if (ret)
-		return ret;
 	cmd->cpages = copied;
-	return err;
+	return ret ? ret : err;
 }

@@ -225,6 +225,7 @@ static bool dmirror_drained(struct dmirror_device *dev)
 
 static void dmirror_remove_chunks(struct dmirror_device *dev)
 {
+	dmirror_free_spare(dev);
 	while (dev->nr_chunks) {
 		struct dmirror_chunk *chunk;
 		unsigned long flags;
@@ -285,6 +286,7 @@ void dmirror_devmem_init(struct dmirror_device *dev)
 	INIT_LIST_HEAD(&dev->free_blocks);
 	INIT_LIST_HEAD(&dev->partial_blocks);
 	INIT_LIST_HEAD(&dev->lru);
+	INIT_LIST_HEAD(&dev->spare);
 	init_waitqueue_head(&dev->drained);
 }
 

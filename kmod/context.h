@@ -99,7 +99,7 @@ struct dmirror_context {
 int dmirror_pt_cache_init(void);
 void dmirror_pt_cache_exit(void);
 int dmirror_pt_prepare(struct dmirror_context *ctx, unsigned long addr);
-void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr);
+void dmirror_pt_unprepare(struct dmirror_context *ctx, unsigned long addr);
 struct dmirror_leaf *dmirror_pt_leaf(struct dmirror_context *ctx,
 				     unsigned long addr);
 struct dmirror_leaf *dmirror_pt_leaf_from(struct dmirror_context *ctx,
@@ -108,7 +108,7 @@ struct dmirror_leaf *dmirror_pt_leaf_from(struct dmirror_context *ctx,
 void dmirror_pt_set(struct dmirror_context *ctx, struct dmirror_leaf *leaf,
 		    unsigned long addr, unsigned long entry);
 void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
-		     unsigned long end, bool may_sleep);
+		     unsigned long end, bool unmapped, bool may_sleep);
 unsigned long dmirror_pt_count(struct dmirror_context *ctx, unsigned long start,
 			       unsigned long end);
 void dmirror_pt_destroy(struct dmirror_context *ctx);

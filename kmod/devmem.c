@@ -73,17 +73,42 @@ void dmirror_block_file(struct dmirror_device *dev, struct dmirror_block *block)
 		list_add(&block->node, &dev->partial_blocks);
 }
 
-static void dmirror_free_backing(struct page *backing, unsigned int npages,
-				 bool whole)
+/* Keep a backing page for the next small page, if there are not enough. */
+static bool dmirror_keep_spare(struct dmirror_device *dev, struct page *backing)
 {
-	if (!backing)
-		return;
-	if (whole) {
-		__free_pages(backing, HPAGE_PMD_ORDER);
-		return;
+	lockdep_assert_held(&dev->lock);
+	if (dev->nr_spare >= DMIRROR_MAX_SPARE)
+		return false;
+	list_add(&backing->lru, &dev->spare);
+	dev->nr_spare++;
+	return true;
+}
+
+static struct page *dmirror_take_spare(struct dmirror_device *dev)
+{
+	struct page *backing = list_first_entry_or_null(&dev->spare,
+							struct page, lru);
+
+	lockdep_assert_held(&dev->lock);
+	if (backing) {
+		list_del(&backing->lru);
+		dev->nr_spare--;
 	}
-	while (npages--)
-		__free_page(backing++);
+	return backing;
+}
+
+/* Give the spare pages back to the system. */
+void dmirror_free_spare(struct dmirror_device *dev)
+{
+	struct page *backing, *next;
+	LIST_HEAD(spare);
+
+	spin_lock_irq(&dev->lock);
+	list_splice_init(&dev->spare, &spare);
+	dev->nr_spare = 0;
+	spin_unlock_irq(&dev->lock);
+	list_for_each_entry_safe(backing, next, &spare, lru)
+		__free_page(backing);
 }
 
 /* Called by the core with the last reference of a folio, in any context. */
@@ -97,7 +122,7 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	unsigned int index, npages = 1U << order;
 	struct dmirror_block *block;
 	unsigned long flags;
-	bool whole;
+	bool whole, kept;
 
 	page->zone_device_data = NULL;
 	spin_lock_irqsave(&dev->lock, flags);
@@ -118,9 +143,16 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	dev->pages_in_use -= npages;
 	if (!dev->pages_in_use)
 		wake_up_all(&dev->drained);
+	kept = !order && backing && dmirror_keep_spare(dev, backing);
 	spin_unlock_irqrestore(&dev->lock, flags);
 
-	dmirror_free_backing(backing, npages, whole);
+	if (!backing || kept)
+		return;
+	if (whole)
+		__free_pages(backing, order);
+	else
+		while (npages--)
+			__free_page(backing++);
 }
 
 #ifdef DMIRROR_HAVE_FOLIO_FREE
@@ -187,17 +219,20 @@ const struct dev_pagemap_ops dmirror_pagemap_ops = {
 /*
  * Take 2^@order pages, 0 or PMD, off the lists. The block, and in @page the
  * first page; or NULL, which with order 0 means that the grant was overtaken
- * by RELEASE.
+ * by RELEASE. Without a @backing it takes a spare one, if that is there.
  */
 static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 					  unsigned int order,
-					  struct page **page)
+					  struct page **page,
+					  struct page **backing)
 {
 	struct dmirror_device *dev = grant->dev;
 	unsigned int i, index = 0, npages = 1U << order;
 	struct dmirror_block *block;
 
 	lockdep_assert_held(&dev->lock);
+	if (!dev->coherent && !*backing && !dev->nr_spare)
+		return NULL;
 	block = order ? NULL : list_first_entry_or_null(&dev->partial_blocks,
 							struct dmirror_block,
 							node);
@@ -206,6 +241,8 @@ static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 						 struct dmirror_block, node);
 	if (!block)
 		return NULL;
+	if (!dev->coherent && !*backing)
+		*backing = dmirror_take_spare(dev);
 
 	if (order) {
 		block->whole = true;
@@ -254,18 +291,27 @@ struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 
 	if (grant->pages < 1UL << order || (order && dev->coherent))
 		return NULL;
-	if (!dev->coherent) {
+	if (!dev->coherent && (order || !READ_ONCE(dev->nr_spare))) {
 		backing = alloc_pages(gfp, order);
 		if (!backing)
 			return NULL;
 	}
-	spin_lock_irqsave(&dev->lock, flags);
-	block = dmirror_take(grant, order, &page);
-	spin_unlock_irqrestore(&dev->lock, flags);
-	if (!block) {
-		if (backing)
+	for (;;) {
+		spin_lock_irqsave(&dev->lock, flags);
+		block = dmirror_take(grant, order, &page, &backing);
+		spin_unlock_irqrestore(&dev->lock, flags);
+		if (block)
+			break;
+		if (dev->coherent)
+			return NULL;
+		if (backing) {
 			__free_pages(backing, order);
-		return NULL;
+			return NULL;
+		}
+		/* Others took what was spare. */
+		backing = alloc_pages(gfp, order);
+		if (!backing)
+			return NULL;
 	}
 	dmirror_init_page(page, &block->chunk->pagemap, order);
 	/* Of its last use; not every kernel clears it. */

@@ -137,19 +137,22 @@ int dmirror_grant_get(struct dmirror_grant *grant, unsigned long npages)
 	enum dmirror_room room = DMIRROR_ROOM_MADE;
 	int ret;
 
-	/* A free block too, for a huge folio. */
-	ret = dmirror_devmem_grow(dev);
-	if (ret == -EINTR)
-		return ret;
-	while (!dmirror_grant_now(grant, npages, npages)) {
-		if (fatal_signal_pending(current))
+	for (;;) {
+		/* In the first round so that there is a block for a huge folio. */
+		ret = dmirror_devmem_grow(dev);
+		if (dmirror_grant_now(grant, npages, npages))
+			return 0;
+		if (ret == -EINTR || fatal_signal_pending(current))
 			return -EINTR;
 		if (room == DMIRROR_ROOM_NONE || time_after(jiffies, deadline)) {
-			/* RELEASE may have taken the memory away by now. */
-			ret = dmirror_devmem_grow(dev);
-			if (ret != -EINTR && dmirror_grant_now(grant, 1, npages))
+			if (dmirror_grant_now(grant, 1, npages))
 				return 0;
-			return ret ? ret : -ENOMEM;
+			/* Otherwise RELEASE, or a grant, has what is missing. */
+			if (ret || time_after(jiffies, deadline) ||
+			    READ_ONCE(dev->pages_in_use) >=
+			    dmirror_devmem_limit(dev))
+				return ret ? ret : -ENOMEM;
+			schedule_timeout_killable(1);
 		}
 		room = dmirror_make_room(grant);
 		/* A signal that ends this is seen above. */
@@ -159,7 +162,6 @@ int dmirror_grant_get(struct dmirror_grant *grant, unsigned long npages)
 						    HZ / 20);
 		cond_resched();
 	}
-	return 0;
 }
 
 /* Give back what the part of the call did not need. */

@@ -40,7 +40,7 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 		ret = 1;
 	} else {
 		/* Our own event left the entry of the page as it was. */
-		dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false);
+		dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false, false);
 	}
 	mutex_unlock(&ctx->lock);
 	folio_unlock(folio);
@@ -76,6 +76,7 @@ static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
 		mmap_read_unlock(mm);
 	}
 	dmirror_unclaim(ctx, &claim);
+	dmirror_pt_unprepare(ctx, start);
 	return addr > start ? (addr - start) >> PAGE_SHIFT : ret;
 }
 

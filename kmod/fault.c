@@ -177,10 +177,7 @@ static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
 	long ret = dmirror_walk_until_current(ctx, start, end, walk, write,
 					      owner, pfns);
 
-	/* In case nothing came of the leaf that was prepared for it. */
-	mutex_lock(&ctx->lock);
-	dmirror_pt_trim(ctx, start);
-	mutex_unlock(&ctx->lock);
+	dmirror_pt_unprepare(ctx, start);
 	return ret;
 }
 
@@ -229,21 +226,21 @@ int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 	return done < 0 ? done : 0;
 }
 
-/* Install entries for the pages of our own device in [@start, @end). */
+/*
+ * Install entries for the pages of our own device in [@start, @end), at most
+ * one leaf.
+ */
 int dmirror_map_resident(struct dmirror_context *ctx, unsigned long start,
 			 unsigned long end)
 {
-	unsigned long addr, next, *pfns;
-	long ret = 0;
+	unsigned long *pfns;
+	long ret;
 
 	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
 	if (!pfns)
 		return -ENOMEM;
-	for (addr = start; addr < end && ret >= 0; addr = next) {
-		next = dmirror_leaf_end(addr, end);
-		ret = dmirror_walk_leaf(ctx, addr, next, DMIRROR_WALK_LOOK,
-					false, ctx->dev, pfns);
-	}
+	ret = dmirror_walk_leaf(ctx, start, end, DMIRROR_WALK_LOOK, false,
+				ctx->dev, pfns);
 	kfree(pfns);
 	return ret < 0 ? ret : 0;
 }

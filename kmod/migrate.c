@@ -19,11 +19,23 @@
 
 #include "context.h"
 
-/* The source and destination words of one leaf. */
+/* Source and destination words and system pages, for one leaf or less. */
 struct dmirror_vectors {
-	unsigned long src[DMIRROR_LEAF_PAGES];
-	unsigned long dst[DMIRROR_LEAF_PAGES];
+	unsigned long *src;
+	unsigned long *dst;
+	struct page **pool;
 };
+
+/* For @npages at a time; all of them 0. Freed with kvfree(src). */
+static int dmirror_vectors_get(struct dmirror_vectors *vec,
+			       unsigned long npages)
+{
+	vec->src = kvcalloc(npages, sizeof(*vec->src) + sizeof(*vec->dst) +
+			    sizeof(*vec->pool), GFP_KERNEL);
+	vec->dst = vec->src + npages;
+	vec->pool = (struct page **)(vec->dst + npages);
+	return vec->src ? 0 : -ENOMEM;
+}
 
 /* Where destinations come from. */
 struct dmirror_target {
@@ -37,9 +49,40 @@ struct dmirror_target {
 	 */
 	bool whole;
 	bool cpu_waits;			/* for a page that must be had */
+	struct page **pool;		/* system pages had at once */
+	unsigned long nr_pool;		/* how many are left of them */
 };
 
-static struct page *dmirror_alloc_system(const struct dmirror_target *to,
+/*
+ * Have a system page at hand for every small source: one by one they cost half
+ * as much as the copy. On several nodes the memory's policy is asked for each.
+ */
+static void dmirror_fill_pool(struct dmirror_target *to,
+			      const struct dmirror_vectors *vec,
+			      unsigned long npages)
+{
+	unsigned long i, n = 0;
+
+	for (i = 0; i < npages; i++)
+		n += (vec->src[i] & (MIGRATE_PFN_MIGRATE |
+				     MIGRATE_PFN_COMPOUND)) ==
+			MIGRATE_PFN_MIGRATE && migrate_pfn_to_page(vec->src[i]);
+	if (n < 2 || num_online_nodes() > 1)
+		return;
+	/* Pages that an earlier leaf left in it would count as had. */
+	memset(vec->pool, 0, n * sizeof(*vec->pool));
+	to->pool = vec->pool;
+	to->nr_pool = dmirror_alloc_bulk(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN |
+					 __GFP_RETRY_MAYFAIL, n, vec->pool);
+}
+
+static void dmirror_drain_pool(struct dmirror_target *to)
+{
+	while (to->nr_pool)
+		__free_page(to->pool[--to->nr_pool]);
+}
+
+static struct page *dmirror_alloc_system(struct dmirror_target *to,
 					 unsigned long addr, unsigned int order)
 {
 	struct vm_area_struct *vma = to->vma;
@@ -47,7 +90,9 @@ static struct page *dmirror_alloc_system(const struct dmirror_target *to,
 	struct folio *folio;
 	struct page *page;
 
-	if (!order) {
+	if (!order && to->nr_pool) {
+		page = to->pool[--to->nr_pool];
+	} else if (!order) {
 		/* A failure is a page that stays: no reason to kill. */
 		if (!to->cpu_waits)
 			gfp |= __GFP_RETRY_MAYFAIL;
@@ -64,7 +109,7 @@ static struct page *dmirror_alloc_system(const struct dmirror_target *to,
 	return page;
 }
 
-static struct page *dmirror_alloc_target(const struct dmirror_target *to,
+static struct page *dmirror_alloc_target(struct dmirror_target *to,
 					 unsigned long addr, unsigned int order)
 {
 	if (to->fail_alloc && test_and_clear_bit(0, to->fail_alloc))
@@ -87,7 +132,7 @@ static void dmirror_free_targets(unsigned long *dst, unsigned long n)
 }
 
 /* @nr destinations for one source folio or hole; false when it stays. */
-static bool dmirror_get_targets(const struct dmirror_target *to,
+static bool dmirror_get_targets(struct dmirror_target *to,
 				unsigned long addr, unsigned long *dst,
 				unsigned long nr)
 {
@@ -132,7 +177,7 @@ static struct page *dmirror_nth_target(const unsigned long *dst,
  * entry for them is left. Returns the index of the first page for which there
  * was no destination, @npages when all have one.
  */
-static unsigned long dmirror_alloc_and_copy(const struct dmirror_target *to,
+static unsigned long dmirror_alloc_and_copy(struct dmirror_target *to,
 					    const unsigned long *src,
 					    unsigned long *dst,
 					    unsigned long start,
@@ -198,7 +243,8 @@ static void dmirror_unmap_sources(struct dmirror_context *ctx,
 			continue;
 		if (first < i)
 			dmirror_pt_drop(ctx, args->start + (first << PAGE_SHIFT),
-					args->start + (i << PAGE_SHIFT), false);
+					args->start + (i << PAGE_SHIFT), false,
+					false);
 		first = i + 1;
 	}
 	mutex_unlock(&ctx->lock);
@@ -244,8 +290,8 @@ static void dmirror_map_targets(struct dmirror_context *ctx,
 					       (unsigned long)page | flags);
 				continue;
 			}
-			dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false);
-			leaf = dmirror_pt_leaf(ctx, addr);
+			dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false,
+					false);
 		}
 		ctx->counters.pages_to_device += nr;
 	}
@@ -281,7 +327,7 @@ static unsigned long dmirror_count_moved(const unsigned long *src,
 struct dmirror_job {
 	struct dmirror_context *ctx;
 	struct dmirror_grant *grant;
-	struct dmirror_vectors *vec;
+	struct dmirror_vectors vec;
 	struct dmirror_claim claim;
 	unsigned long moved;
 };
@@ -302,8 +348,8 @@ static long dmirror_migrate_vma(struct dmirror_job *job,
 	};
 	struct migrate_vma args = {
 		.vma = vma,
-		.src = job->vec->src,
-		.dst = job->vec->dst,
+		.src = job->vec.src,
+		.dst = job->vec.dst,
 		.start = start,
 		.end = end,
 		.pgmap_owner = ctx->dev,
@@ -322,8 +368,11 @@ static long dmirror_migrate_vma(struct dmirror_job *job,
 	if (ret)
 		return ret;
 	dmirror_unmap_sources(ctx, &args);
+	if (!job->grant)
+		dmirror_fill_pool(&to, &job->vec, args.npages);
 	stays = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
 				       args.npages);
+	dmirror_drain_pool(&to);
 	migrate_vma_pages(&args);
 	job->moved += dmirror_count_moved(args.src, args.dst, args.npages);
 	if (job->grant)
@@ -373,6 +422,8 @@ static int dmirror_migrate_range(struct dmirror_job *job, unsigned long start,
 	mmap_read_unlock(mm);
 out:
 	dmirror_unclaim(job->ctx, &job->claim);
+	if (job->grant)
+		dmirror_pt_unprepare(job->ctx, start);
 	return ret < 0 ? ret : 0;
 }
 
@@ -419,11 +470,10 @@ static int dmirror_migrate(struct dmirror_job *job,
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
 	unsigned long addr = cmd->addr, next;
-	int ret = 0;
+	int ret;
 
-	job->vec = kvmalloc(sizeof(*job->vec), GFP_KERNEL);
-	if (!job->vec)
-		ret = -ENOMEM;
+	ret = dmirror_vectors_get(&job->vec, min_t(u64, cmd->npages,
+						   DMIRROR_LEAF_PAGES));
 	while (!ret && addr < end) {
 		next = addr;
 		ret = job->grant ?
@@ -438,56 +488,55 @@ static int dmirror_migrate(struct dmirror_job *job,
 			ret = -EINTR;
 		cond_resched();
 	}
-	kvfree(job->vec);
+	kvfree(job->vec.src);
 	*stopped = addr;
 	return ret;
 }
 
-/* Pages from @addr on that the device page table says are on the device. */
+/* Pages from @addr on, at most a leaf, that have entries for this device. */
 static unsigned long dmirror_resident_prefix(struct dmirror_context *ctx,
-					     unsigned long start,
+					     unsigned long addr,
 					     unsigned long end)
 {
-	unsigned long addr = start, next;
-	bool resident = true;
+	struct dmirror_leaf *leaf;
+	unsigned long n = 0;
 
-	while (resident && addr < end) {
-		struct dmirror_leaf *leaf;
-
-		next = dmirror_leaf_end(addr, end);
-		mutex_lock(&ctx->lock);
-		leaf = dmirror_pt_leaf(ctx, addr);
-		for (; addr < next; addr += PAGE_SIZE) {
-			resident = dmirror_pt_entry(leaf, addr) &
-				DMIRROR_PTE_DEVICE;
-			if (!resident)
-				break;
-		}
-		mutex_unlock(&ctx->lock);
-		cond_resched();
-	}
-	return (addr - start) >> PAGE_SHIFT;
+	mutex_lock(&ctx->lock);
+	leaf = dmirror_pt_leaf(ctx, addr);
+	for (; addr < end; addr += PAGE_SIZE, n++)
+		if (!(dmirror_pt_entry(leaf, addr) & DMIRROR_PTE_DEVICE))
+			break;
+	mutex_unlock(&ctx->lock);
+	return n;
 }
 
 /*
  * Pages that are on the device already count as done. Those have an entry
  * unless something dropped it while the page stayed, mprotect() for one: then
  * the CPU page table knows. So what is reported is where the pages are, not
- * what the mirror happens to hold (D-07).
+ * what the mirror happens to hold (D-07). Goes no further than the first page
+ * that is elsewhere.
  */
 static int dmirror_count_resident(struct dmirror_context *ctx,
 				  struct hmm_dmirror_cmd *cmd)
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
+	unsigned long addr, next;
 	int ret = 0;
 
-	cmd->cpages = dmirror_resident_prefix(ctx, cmd->addr, end);
-	if (cmd->cpages < cmd->npages) {
-		unsigned long addr = cmd->addr + (cmd->cpages << PAGE_SHIFT);
-
-		ret = dmirror_map_resident(ctx, addr, end);
-		cmd->cpages += dmirror_resident_prefix(ctx, addr, end);
+	for (addr = cmd->addr; addr < end; addr = next) {
+		next = dmirror_leaf_end(addr, end);
+		addr += dmirror_resident_prefix(ctx, addr, next) << PAGE_SHIFT;
+		if (addr < next) {
+			ret = dmirror_map_resident(ctx, addr, next);
+			addr += dmirror_resident_prefix(ctx, addr, next) <<
+				PAGE_SHIFT;
+		}
+		if (ret || addr < next)
+			break;
+		cond_resched();
 	}
+	cmd->cpages = (addr - cmd->addr) >> PAGE_SHIFT;
 	return ret;
 }
 
@@ -597,18 +646,19 @@ unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 			    unsigned long npages)
 {
 	struct dmirror_target to = { .whole = true };
-	struct dmirror_vectors *vec;
+	struct dmirror_vectors vec;
 	unsigned long flags, moved;
 
-	vec = kvzalloc(sizeof(*vec), GFP_KERNEL);
-	if (!vec)
+	if (dmirror_vectors_get(&vec, npages))
 		return 0;
-	migrate_device_range(vec->src, pfn, npages);
-	dmirror_alloc_and_copy(&to, vec->src, vec->dst, 0, npages);
-	migrate_device_pages(vec->src, vec->dst, npages);
-	moved = dmirror_count_moved(vec->src, vec->dst, npages);
-	migrate_device_finalize(vec->src, vec->dst, npages);
-	kvfree(vec);
+	migrate_device_range(vec.src, pfn, npages);
+	dmirror_fill_pool(&to, &vec, npages);
+	dmirror_alloc_and_copy(&to, vec.src, vec.dst, 0, npages);
+	dmirror_drain_pool(&to);
+	migrate_device_pages(vec.src, vec.dst, npages);
+	moved = dmirror_count_moved(vec.src, vec.dst, npages);
+	migrate_device_finalize(vec.src, vec.dst, npages);
+	kvfree(vec.src);
 
 	spin_lock_irqsave(&dev->lock, flags);
 	dev->pages_evicted += moved;

@@ -41,8 +41,6 @@ void dmirror_unclaim(struct dmirror_context *ctx, struct dmirror_claim *claim)
 {
 	mutex_lock(&ctx->lock);
 	list_del(&claim->node);
-	/* In case nothing came of the leaf that was prepared for it. */
-	dmirror_pt_trim(ctx, claim->start);
 	mutex_unlock(&ctx->lock);
 }
 
@@ -119,7 +117,9 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 			dmirror_pt_count(ctx, range->start, range->end);
 	} else {
 		ctx->counters.events_obeyed++;
-		dmirror_pt_drop(ctx, range->start, range->end, blockable);
+		dmirror_pt_drop(ctx, range->start, range->end,
+				range->event == MMU_NOTIFY_UNMAP ||
+				range->event == MMU_NOTIFY_RELEASE, blockable);
 	}
 	dmirror_mark_claims(ctx, range->start, range->end);
 

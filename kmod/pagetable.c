@@ -4,8 +4,9 @@
  *
  * Two levels: an xarray of leaves, one for each PMD_SIZE of addresses, and an
  * array of entries in each. A leaf is allocated before dmirror_context.lock is
- * taken (nothing may allocate under it) and freed with its last entry, so that
- * the table is never larger than what is mapped asks for.
+ * taken (nothing may allocate under it) and freed, if nothing is left in it,
+ * when its addresses are unmapped: the table is never larger than the memory
+ * that a device has used asks for. A page that comes and goes leaves it alone.
  */
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -103,7 +104,7 @@ static unsigned int dmirror_pt_last(unsigned long index, unsigned long end)
 }
 
 /* Free the leaf for @addr if it is empty. */
-void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr)
+static void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr)
 {
 	struct dmirror_leaf *leaf = xa_load(&ctx->leaves, addr >> PMD_SHIFT);
 
@@ -114,13 +115,20 @@ void dmirror_pt_trim(struct dmirror_context *ctx, unsigned long addr)
 	kmem_cache_free(dmirror_leaf_cache, leaf);
 }
 
+/* After dmirror_pt_prepare(), in case nothing came of it. */
+void dmirror_pt_unprepare(struct dmirror_context *ctx, unsigned long addr)
+{
+	mutex_lock(&ctx->lock);
+	dmirror_pt_trim(ctx, addr);
+	mutex_unlock(&ctx->lock);
+}
+
 /*
- * Remove every entry of [@start, @end); visits only leaves that exist. A leaf
- * that loses its last entry goes too. One that had none was prepared by
- * somebody who is about to fill it, and trims it if that fails.
+ * Remove every entry of [@start, @end); visits only leaves that exist, and
+ * frees empty ones when their addresses are @unmapped.
  */
 void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
-		     unsigned long end, bool may_sleep)
+		     unsigned long end, bool unmapped, bool may_sleep)
 {
 	struct dmirror_leaf *leaf;
 	unsigned long index;
@@ -138,7 +146,7 @@ void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 		leaf->nr_present -= dropped;
 		ctx->counters.entries_present -= dropped;
 		ctx->counters.entries_dropped += dropped;
-		if (dropped)
+		if (unmapped)
 			dmirror_pt_trim(ctx, index << PMD_SHIFT);
 		if (may_sleep)
 			cond_resched();

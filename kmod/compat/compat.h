@@ -88,6 +88,20 @@ static inline void dmirror_init_page(struct page *page,
 }
 
 /*
+ * DMIRROR_HAVE_BULK_ALLOC: alloc_pages_bulk() fills an array; it was called
+ * alloc_pages_bulk_array() until 6.14.
+ */
+static inline unsigned long dmirror_alloc_bulk(gfp_t gfp, unsigned long n,
+					       struct page **pages)
+{
+#ifdef DMIRROR_HAVE_BULK_ALLOC
+	return alloc_pages_bulk(gfp, n, pages);
+#else
+	return alloc_pages_bulk_array(gfp, n, pages);
+#endif
+}
+
+/*
  * DMIRROR_HAVE_EXCLUSIVE_PAGE: make_device_exclusive() for one page replaced
  * make_device_exclusive_range(). "mm/rmap: convert
  * make_device_exclusive_range() to make_device_exclusive()", 6.15. With the old

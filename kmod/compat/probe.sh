@@ -38,13 +38,14 @@ has baseline || broken baseline \
 has folio_free || has page_free || broken folio_free "nor the older page_free"
 has page_pgmap || has pgmap_in_page || broken page_pgmap "nor the older page->pgmap"
 has init_order || has init_page || broken init_order "nor the older form"
+has bulk_alloc || has bulk_array || broken bulk_alloc "nor the older alloc_pages_bulk_array()"
 has exclusive_page || has exclusive_range || broken exclusive_page "nor the older range form"
 
 {
 	echo "/* SPDX-License-Identifier: GPL-2.0 */"
 	echo "/* $key */"
 	for probe in folio_free device_thp page_pgmap init_order exclusive_page \
-		fault_unlocked; do
+		fault_unlocked bulk_alloc; do
 		has "$probe" || continue
 		echo "#define DMIRROR_HAVE_$(echo "$probe" | tr '[:lower:]' '[:upper:]') 1"
 	done

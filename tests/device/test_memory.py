@@ -9,6 +9,7 @@ import pytest
 from dmirror.memory import HUGE_PAGES, PAGE, Data, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child
+from dmirror.uapi import ffi
 
 pytestmark = pytest.mark.needs(capability="eviction")
 THP = pytest.mark.needs(capability="device_thp")
@@ -189,10 +190,10 @@ class TestPressure:
         """It does not evict what it brought itself: ENOMEM, and the pages that fit are there."""
         with full() as mirror:
             limit = mirror.devmem_pages()
-            with Region.anonymous(limit + 512, align=HUGE_PAGES * PAGE) as region:
+            with Region.anonymous(limit + 512, align=HUGE_PAGES * PAGE) as region, Region.anonymous(limit) as buffer:
                 region[-1].fill(1)
                 with pytest.raises(MirrorError) as caught:
-                    mirror.call("MIGRATE_TO_DEV", region.addr, len(region))
+                    mirror.call("MIGRATE_TO_DEV", region.addr, len(region), ffi.cast("void *", buffer.addr))
                 assert (caught.value.errno, caught.value.pages) == (errno.ENOMEM, limit)
                 assert mirror.counters().dev_pages_in_use == limit
                 assert region[-1].matches(1)

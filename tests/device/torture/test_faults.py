@@ -28,7 +28,7 @@ def test_threads_that_fault_together_share_one_migration(mirror, rounds, npages)
             assert lib.dm_fault_together(mirror.fd, region.addr, npages, THREADS, FAULTS) == 0
             delta = mirror.counters() - before
             assert delta.dev_pages_faulted == delta.pages_to_device == FAULTS * npages
-            assert delta.dev_folios_huge == (FAULTS if npages > 1 else 0)
+            assert delta.dev_huge_allocated == (FAULTS if npages > 1 else 0)
             # Until 7.2 a fault may come to a page that another is migrating, and tries again.
             if release_matches(os.uname().release, ">=7.2"):
                 assert delta.dev_cpu_faults == FAULTS
