@@ -102,7 +102,8 @@ static long dmirror_copy(struct dmirror_context *ctx, unsigned long addr,
 	npages = min_t(unsigned long, npages, DMIRROR_BATCH_PAGES);
 	pinned = pin_user_pages_fast(uptr - offset, npages + !!offset, flags,
 				     buffer);
-	if (pinned < 0)
+	/* 0 is what 6.1 says of an address that wraps. */
+	if (pinned <= 0)
 		return fatal_signal_pending(current) ? -EINTR : -EFAULT;
 	npages = min(npages, (unsigned long)pinned - !!offset);
 	if (npages)

@@ -13,6 +13,7 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
@@ -219,6 +220,7 @@ void dmirror_evict_all(struct dmirror_device *dev);
 void dmirror_evict_owner(struct dmirror_device *dev, u32 owner);
 
 /* migrate.c: what the page map and eviction call back into */
+extern struct rw_semaphore dmirror_evict_sem;
 vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf);
 unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 			    unsigned long npages);

@@ -30,6 +30,13 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 		return 0;
 	if (IS_ERR(page))
 		return PTR_ERR(page);
+	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE && is_device_coherent_page(page)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		/* The CPU gets it back before anybody can evict it. */
+		fixup_user_fault(ctx->notifier.mm, addr, 0, NULL);
+		return -EOPNOTSUPP;
+	}
 
 	/* The folio lock keeps a CPU fault from revoking it before this. */
 	mutex_lock(&ctx->lock);
@@ -63,6 +70,8 @@ static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
 	ret = dmirror_pt_prepare(ctx, start);
 	if (ret)
 		return ret;
+	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
+		down_read(&dmirror_evict_sem);
 	dmirror_claim(ctx, &claim, MMU_NOTIFY_EXCLUSIVE, start, end);
 	ret = mmap_read_lock_killable(mm);
 	if (!ret) {
@@ -76,6 +85,8 @@ static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
 		mmap_read_unlock(mm);
 	}
 	dmirror_unclaim(ctx, &claim);
+	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
+		up_read(&dmirror_evict_sem);
 	dmirror_pt_unprepare(ctx, start);
 	return addr > start ? (addr - start) >> PAGE_SHIFT : ret;
 }

@@ -110,6 +110,8 @@ static void dmirror_fill_query(struct dmirror_context *ctx,
 #endif
 	if (ctx->dev->coherent)
 		query->capabilities |= DMIRROR_CAP_COHERENT;
+	if (DMIRROR_EXCLUSIVE_MAY_MIGRATE)
+		query->capabilities |= DMIRROR_CAP_COHERENT_EXCLUSIVE;
 	query->devmem_pages = dmirror_devmem_limit(ctx->dev);
 }
 

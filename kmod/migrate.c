@@ -19,6 +19,13 @@
 
 #include "context.h"
 
+/*
+ * Held for writing by who evicts, and for reading while a page of a coherent
+ * device may have an exclusive entry, where the kernel cannot migrate those.
+ * Taken before any mmap or folio lock.
+ */
+DECLARE_RWSEM(dmirror_evict_sem);
+
 /* Source and destination words and system pages, for one leaf or less. */
 struct dmirror_vectors {
 	unsigned long *src;
@@ -651,6 +658,8 @@ unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 
 	if (dmirror_vectors_get(&vec, npages))
 		return 0;
+	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
+		down_write(&dmirror_evict_sem);
 	migrate_device_range(vec.src, pfn, npages);
 	dmirror_fill_pool(&to, &vec, npages);
 	dmirror_alloc_and_copy(&to, vec.src, vec.dst, 0, npages);
@@ -658,6 +667,8 @@ unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
 	migrate_device_pages(vec.src, vec.dst, npages);
 	moved = dmirror_count_moved(vec.src, vec.dst, npages);
 	migrate_device_finalize(vec.src, vec.dst, npages);
+	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
+		up_write(&dmirror_evict_sem);
 	kvfree(vec.src);
 
 	spin_lock_irqsave(&dev->lock, flags);

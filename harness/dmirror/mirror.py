@@ -20,6 +20,7 @@ CAPABILITIES = {
     "counters": lib.DMIRROR_CAP_COUNTERS,
     "coherent": lib.DMIRROR_CAP_COHERENT,
     "eviction": lib.DMIRROR_CAP_EVICTION,
+    "coherent_exclusive": lib.DMIRROR_CAP_COHERENT_EXCLUSIVE,
 }
 """What a test can ask for with `needs(capability=…)`."""
 

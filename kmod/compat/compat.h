@@ -108,6 +108,17 @@ static inline unsigned long dmirror_alloc_bulk(gfp_t gfp, unsigned long n,
  * form a page may come back NULL: it could not be locked, which passes, or is
  * part of a huge page, which does not.
  */
+#ifdef DMIRROR_HAVE_EXCLUSIVE_PAGE
+#define DMIRROR_EXCLUSIVE_MAY_MIGRATE	true
+#else
+/*
+ * try_to_migrate() takes an exclusive entry for a present one until "mm/rmap:
+ * handle device-exclusive entries correctly in try_to_migrate_one()" of the
+ * same series: the page is never unmapped again.
+ */
+#define DMIRROR_EXCLUSIVE_MAY_MIGRATE	false
+#endif
+
 static inline struct page *dmirror_make_exclusive(struct mm_struct *mm,
 						  unsigned long addr,
 						  void *owner,

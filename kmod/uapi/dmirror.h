@@ -27,6 +27,7 @@
 #define DMIRROR_CAP_COUNTERS		(1ULL << 3)	/* DMIRROR_COUNTERS */
 #define DMIRROR_CAP_COHERENT		(1ULL << 4)	/* the CPU reaches its memory */
 #define DMIRROR_CAP_EVICTION		(1ULL << 5)	/* a full device makes room */
+#define DMIRROR_CAP_COHERENT_EXCLUSIVE	(1ULL << 6)	/* EXCLUSIVE on coherent pages */
 
 /**
  * struct dmirror_query - what this driver can do on this kernel

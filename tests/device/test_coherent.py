@@ -2,6 +2,7 @@
 """Device-coherent memory: pages of the device that the CPU reaches without a fault."""
 
 import errno
+import mmap
 from pathlib import Path
 
 import pytest
@@ -149,13 +150,33 @@ def test_release_gives_up_on_a_page_that_is_held(coherent, memory):
     assert memory.matches(1)
 
 
-@COUNTERS
+@pytest.mark.needs(capability="coherent_exclusive")
 def test_an_exclusive_page_of_the_device_is_not_the_cpus(coherent, memory):
     coherent.migrate_to_device(memory.fill(1))
     coherent.exclusive(memory)
     assert coherent.is_exclusive(memory)
     assert memory.matches(1)
     assert not coherent.is_exclusive(memory)
+
+
+@COUNTERS
+@pytest.mark.contract("X-10")
+@pytest.mark.parametrize("way", ["release", "close", "unmap"])
+def test_a_page_that_was_asked_to_be_exclusive_is_freed(coherent, memory, way):
+    """try_to_migrate() of 6.x loses a page with an exclusive entry: no coherent page is let have one there."""
+    with Mirror(coherent.device) as other:
+        other.migrate_to_device(memory.fill(1))
+        try:
+            other.exclusive(memory)
+        except MirrorError as error:
+            assert (error.errno, error.pages) == (errno.EOPNOTSUPP, 0)
+            assert "coherent_exclusive" not in other.capabilities()
+        if way == "release":
+            other.release()
+        if way == "unmap":
+            memory.advise(mmap.MADV_DONTNEED)
+    assert coherent.counters().dev_pages_in_use == 0
+    assert memory.zero() if way == "unmap" else memory.matches(1)
 
 
 def test_its_memory_is_in_iomem_while_it_is_loaded(coherent):

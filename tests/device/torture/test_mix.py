@@ -31,7 +31,8 @@ TOLERATED = {
     2: ("MIGRATE_TO_DEV", {errno.ENOENT, errno.EBUSY}, {errno.EINVAL}),
     3: ("MIGRATE_TO_SYS", {errno.ENOMEM}, {errno.EINVAL}),
     4: ("SNAPSHOT", {errno.EBUSY}, set()),
-    5: ("EXCLUSIVE", {errno.ENOENT, errno.EBUSY}, {errno.EFAULT}),
+    # The last where the kernel cannot migrate a coherent page that is exclusive.
+    5: ("EXCLUSIVE", {errno.ENOENT, errno.EBUSY, errno.EOPNOTSUPP}, {errno.EFAULT}),
     7: ("RELEASE", {errno.EBUSY}, set()),
     # madvise(2): the pages are in use or not all there, no huge page is to be had.
     10: ("MADV_COLLAPSE", {errno.EINVAL, errno.EAGAIN, errno.EBUSY, errno.ENOMEM}, set()),
