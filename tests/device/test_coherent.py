@@ -208,6 +208,7 @@ def test_one_process_on_all_devices(mirror, mirror2, coherent, coherent2, memory
         assert memory.matches(seed)
 
 
+@pytest.mark.needs(capability="eviction")
 class TestParameters:
     """What the driver refuses to load with; one sentence says why. A second copy cannot be loaded: this one goes."""
 

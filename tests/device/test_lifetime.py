@@ -234,8 +234,8 @@ def test_release_brings_everything_back_and_the_device_goes_on(mirror, mirror2, 
 
 
 @pytest.mark.contract("L-09")
-def test_the_module_cannot_go_while_a_mirror_is_open(mirror):
-    result = subprocess.run(["rmmod", "dmirror"], check=False, capture_output=True, text=True)
+def test_the_module_cannot_go_while_a_mirror_is_open(mirror, driver):
+    result = subprocess.run(["rmmod", driver.path.stem], check=False, capture_output=True, text=True)
     assert result.returncode != 0
     assert "in use" in result.stderr.lower()
 
