@@ -20,7 +20,7 @@ from dmirror.process import Child
 
 PAGES = 1024
 PROMPT_S = 10.0
-MOST_DELAY_S = 0.03
+MOST_DELAY_S = 0.05
 
 # Calls that are made in turn until the end; None is a loop over the memory by the CPU, "open" opens and closes.
 LOOPS = {
@@ -71,9 +71,9 @@ def test_a_process_killed_in_a_call_on_its_own_memory(mirror, devices, rounds):
 
         def child(line, what=what, device=device):
             opened, region = Mirror(device), Region.anonymous(PAGES)
-            region.fill(1)
+            data = Data.pattern(region.fill(1), 1)
             line.send()
-            loop(what, opened, region, Data.pattern(region, 1))
+            loop(what, opened, region, data)
 
         with Child(child) as other:
             other.line.receive()
