@@ -33,7 +33,7 @@
  */
 #define DMIRROR_MAX_SPARE \
 	(IS_ENABLED(CONFIG_KASAN) || IS_ENABLED(CONFIG_DEBUG_PAGEALLOC) ? \
-	 0 : SZ_16M >> PAGE_SHIFT)
+	 0 : SZ_64M >> PAGE_SHIFT)
 
 struct dmirror_chunk;
 
@@ -185,14 +185,19 @@ void dmirror_block_file(struct dmirror_device *dev,
 struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 				  unsigned int order);
 void dmirror_free_spare(struct dmirror_device *dev);
-struct page *dmirror_zone_page_backing(struct page *page);
 struct dmirror_device *dmirror_zone_page_device(struct page *page);
 
-/* The page that holds the data of @page: itself unless it is device-private. */
-static inline struct page *dmirror_backing(struct page *page)
+/* Where the data of @page are, which is ours if it is device-private. */
+static inline struct page *dmirror_own_backing(struct page *page)
 {
-	return is_zone_device_page(page) ? dmirror_zone_page_backing(page) :
-					   page;
+	struct page *head;
+
+	if (!is_device_private_page(page))
+		return page;
+	/* Only the first page of a folio has room for zone_device_data. */
+	head = folio_page(page_folio(page), 0);
+	return (struct page *)head->zone_device_data +
+		(page_to_pfn(page) - page_to_pfn(head));
 }
 
 /* The device whose memory @page is, or NULL for anybody else's page. */
@@ -200,6 +205,12 @@ static inline struct dmirror_device *dmirror_page_device(struct page *page)
 {
 	return is_zone_device_page(page) ? dmirror_zone_page_device(page) :
 					   NULL;
+}
+
+/* The page that holds the data of @page: itself unless it is device-private. */
+static inline struct page *dmirror_backing(struct page *page)
+{
+	return dmirror_page_device(page) ? dmirror_own_backing(page) : page;
 }
 
 /* chunk.c: the ranges that device memory consists of */

@@ -10,6 +10,7 @@
  * the core collects a huge one for migration as if it were system memory.
  */
 #include <linux/mm.h>
+#include <linux/string.h>
 
 #include "device.h"
 
@@ -24,19 +25,6 @@ struct dmirror_device *dmirror_zone_page_device(struct page *page)
 	if (pagemap->ops != &dmirror_pagemap_ops)
 		return NULL;
 	return container_of(pagemap, struct dmirror_chunk, pagemap)->dev;
-}
-
-/* The page that holds the data of @page, a ZONE_DEVICE page. */
-struct page *dmirror_zone_page_backing(struct page *page)
-{
-	struct page *head;
-
-	if (!is_device_private_page(page) || !dmirror_zone_page_device(page))
-		return page;
-	/* Only the first page of a folio has room for zone_device_data. */
-	head = folio_page(page_folio(page), 0);
-	return (struct page *)head->zone_device_data +
-		(page_to_pfn(page) - page_to_pfn(head));
 }
 
 static struct dmirror_block *dmirror_block_of(struct dmirror_chunk *chunk,
@@ -129,7 +117,10 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	block = dmirror_block_of(chunk, page, &index);
 	whole = block->whole;
 	block->whole = false;
-	bitmap_clear(block->used, index, npages);
+	if (order)
+		bitmap_zero(block->used, DMIRROR_BLOCK_PAGES);
+	else
+		__clear_bit(index, block->used);
 	block->nr_used -= npages;
 	/* Only on its first page and on its last does a block change its list. */
 	if (!block->nr_used || block->nr_used + npages == DMIRROR_BLOCK_PAGES)
@@ -227,7 +218,7 @@ static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 					  struct page **backing)
 {
 	struct dmirror_device *dev = grant->dev;
-	unsigned int i, index = 0, npages = 1U << order;
+	unsigned int index = 0, npages = 1U << order;
 	struct dmirror_block *block;
 
 	lockdep_assert_held(&dev->lock);
@@ -246,14 +237,15 @@ static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 
 	if (order) {
 		block->whole = true;
+		bitmap_fill(block->used, DMIRROR_BLOCK_PAGES);
+		memset32(block->owner, grant->owner, DMIRROR_BLOCK_PAGES);
 		dev->huge.allocated++;
 	} else {
 		index = find_first_zero_bit(block->used, DMIRROR_BLOCK_PAGES);
+		__set_bit(index, block->used);
+		block->owner[index] = grant->owner;
 		dev->small.allocated++;
 	}
-	bitmap_set(block->used, index, npages);
-	for (i = index; i < index + npages; i++)
-		block->owner[i] = grant->owner;
 	block->nr_used += npages;
 	if (block->nr_used == npages || block->nr_used == DMIRROR_BLOCK_PAGES)
 		dmirror_block_file(dev, block);

@@ -77,17 +77,18 @@ static long dmirror_call(struct dmirror_context *ctx, unsigned int number,
 		return -EFAULT;
 	cmd.cpages = 0;
 	cmd.faults = 0;
-	if (dmirror_calls[nr].has_range && !dmirror_range_valid(&cmd))
-		return -EINVAL;
-
-	/*
-	 * The mirrored address space stays for as long as the call runs; this
-	 * may be what ends it. It need not be the caller's.
-	 */
-	if (!mmget_not_zero(ctx->notifier.mm))
-		return dmirror_calls[nr].no_mm;
-	ret = dmirror_calls[nr].run(ctx, &cmd);
-	mmput(ctx->notifier.mm);
+	if (dmirror_calls[nr].has_range && !dmirror_range_valid(&cmd)) {
+		ret = -EINVAL;
+	} else if (!mmget_not_zero(ctx->notifier.mm)) {
+		ret = dmirror_calls[nr].no_mm;
+	} else {
+		/*
+		 * The mirrored address space stays for as long as the call
+		 * runs; this may be what ends it. It need not be the caller's.
+		 */
+		ret = dmirror_calls[nr].run(ctx, &cmd);
+		mmput(ctx->notifier.mm);
+	}
 	/* How far it came matters most when it failed. */
 	if (copy_to_user(arg, &cmd, sizeof(cmd)))
 		return -EFAULT;

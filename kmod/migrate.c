@@ -11,6 +11,7 @@
  */
 #include <linux/highmem.h>
 #include <linux/hmm.h>
+#include <linux/memcontrol.h>
 #include <linux/migrate.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
@@ -71,9 +72,9 @@ static void dmirror_fill_pool(struct dmirror_target *to,
 	unsigned long i, n = 0;
 
 	for (i = 0; i < npages; i++)
-		n += (vec->src[i] & (MIGRATE_PFN_MIGRATE |
+		n += (vec->src[i] & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
 				     MIGRATE_PFN_COMPOUND)) ==
-			MIGRATE_PFN_MIGRATE && migrate_pfn_to_page(vec->src[i]);
+			(MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE);
 	if (n < 2 || num_online_nodes() > 1)
 		return;
 	/* Pages that an earlier leaf left in it would count as had. */
@@ -111,8 +112,9 @@ static struct page *dmirror_alloc_system(struct dmirror_target *to,
 			      folio_alloc(gfp, order);
 		page = folio ? folio_page(folio, 0) : NULL;
 	}
+	/* Nobody else has it yet. */
 	if (page)
-		lock_page(page);
+		__folio_set_locked(page_folio(page));
 	return page;
 }
 
@@ -136,6 +138,16 @@ static void dmirror_free_targets(unsigned long *dst, unsigned long n)
 		unlock_page(page);
 		put_page(page);
 	}
+}
+
+/*
+ * Eviction finds pages by their number, so also one that a CPU fault has just
+ * migrated and is about to drop: its charge has gone to the copy, and a copy of
+ * that would be on the LRU without one, where the core looks for it for ever.
+ */
+static bool dmirror_left_behind(struct page *page)
+{
+	return !mem_cgroup_disabled() && !folio_memcg(page_folio(page));
 }
 
 /* @nr destinations for one source folio or hole; false when it stays. */
@@ -168,7 +180,7 @@ static bool dmirror_get_targets(struct dmirror_target *to,
 /* Where the data of page @i of the folio of @page are. */
 static struct page *dmirror_nth_backing(struct page *page, unsigned long i)
 {
-	return dmirror_backing(folio_page(page_folio(page), i));
+	return dmirror_own_backing(folio_page(page_folio(page), i));
 }
 
 static struct page *dmirror_nth_target(const unsigned long *dst,
@@ -176,7 +188,7 @@ static struct page *dmirror_nth_target(const unsigned long *dst,
 {
 	if (dst[0] & MIGRATE_PFN_COMPOUND)
 		return dmirror_nth_backing(migrate_pfn_to_page(dst[0]), i);
-	return dmirror_backing(migrate_pfn_to_page(dst[i]));
+	return dmirror_own_backing(migrate_pfn_to_page(dst[i]));
 }
 
 /*
@@ -200,6 +212,8 @@ static unsigned long dmirror_alloc_and_copy(struct dmirror_target *to,
 			continue;
 		/* A hole or the zero page: only a device fills it. */
 		if (!page && !to->grant)
+			continue;
+		if (page && !to->vma && dmirror_left_behind(page))
 			continue;
 		/* The core refuses it later; it may not even be readable. */
 		if (page && to->grant && !PageAnon(page))
@@ -313,14 +327,12 @@ static unsigned long dmirror_count_moved(const unsigned long *src,
 	unsigned long i, nr, moved = 0;
 
 	for (i = 0; i < npages; i += nr) {
-		struct page *target = migrate_pfn_to_page(dst[i]);
-
 		nr = 1;
 		if (!(src[i] & MIGRATE_PFN_MIGRATE) ||
-		    !migrate_pfn_to_page(src[i]))
+		    !(src[i] & MIGRATE_PFN_VALID))
 			continue;
 		if (dst[i] & MIGRATE_PFN_COMPOUND)
-			nr = folio_nr_pages(page_folio(target));
+			nr = HPAGE_PMD_NR;
 		moved += nr;
 	}
 	return moved;
@@ -609,6 +621,7 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 		.fault_page = vmf->page,
 	};
 	unsigned long flags, stays, moved = 0, npages = 1;
+	unsigned long one[2];
 	vm_fault_t ret = 0;
 
 	/* Mapped by a PMD: the folio comes back as a whole. */
@@ -619,7 +632,8 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 	}
 	args.end = args.start + (npages << PAGE_SHIFT);
 
-	args.src = kcalloc(2 * npages, sizeof(*args.src), GFP_KERNEL);
+	args.src = npages == 1 ? one :
+		kcalloc(2 * npages, sizeof(*args.src), GFP_KERNEL);
 	if (!args.src)
 		return VM_FAULT_OOM;
 	args.dst = args.src + npages;
@@ -636,7 +650,8 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 	if (stays < args.npages)
 		ret = VM_FAULT_OOM;
 out:
-	kfree(args.src);
+	if (args.src != one)
+		kfree(args.src);
 	spin_lock_irqsave(&dev->lock, flags);
 	dev->cpu_faults++;
 	dev->pages_faulted += moved;

@@ -122,14 +122,15 @@ long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	unsigned long addr = cmd->addr;
 	unsigned long end = addr + (cmd->npages << PAGE_SHIFT);
 	u8 __user *uptr = u64_to_user_ptr(cmd->ptr);
+	unsigned long most = min_t(u64, cmd->npages, DMIRROR_LEAF_PAGES);
 	unsigned long *pfns;
 	u8 *perm;
 	int ret = 0;
 
-	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
-	perm = kmalloc(DMIRROR_LEAF_PAGES, GFP_KERNEL);
-	if (!pfns || !perm)
-		ret = -ENOMEM;
+	pfns = kmalloc_array(most, sizeof(*pfns) + sizeof(*perm), GFP_KERNEL);
+	if (!pfns)
+		return -ENOMEM;
+	perm = (u8 *)(pfns + most);
 
 	while (!ret && addr < end) {
 		unsigned long next = dmirror_leaf_end(addr, end);
@@ -145,7 +146,6 @@ long dmirror_snapshot(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 		cmd->cpages += n;
 		addr = next;
 	}
-	kfree(perm);
 	kfree(pfns);
 	return ret;
 }

@@ -106,7 +106,7 @@ static inline unsigned long dmirror_alloc_bulk(gfp_t gfp, unsigned long n,
  * make_device_exclusive_range(). "mm/rmap: convert
  * make_device_exclusive_range() to make_device_exclusive()", 6.15. With the old
  * form a page may come back NULL: it could not be locked, which passes, or is
- * part of a huge page, which does not.
+ * part of a huge page or not anonymous, which does not.
  */
 #ifdef DMIRROR_HAVE_EXCLUSIVE_PAGE
 #define DMIRROR_EXCLUSIVE_MAY_MIGRATE	true

@@ -103,6 +103,13 @@ def test_an_error_says_how_far_the_call_came(mirror, region, call, number):
     assert (caught.value.errno, caught.value.pages) == (number, 6)
 
 
+@pytest.mark.parametrize("npages", [0, 1 << 52])
+def test_a_range_that_is_refused_counts_no_pages(mirror, region, npages):
+    cmd = ffi.new("struct hmm_dmirror_cmd *", {"addr": region.addr, "npages": npages, "cpages": 7, "faults": 7})
+    assert lib.dm_ioctl(mirror.fd, lib.HMM_DMIRROR_READ, cmd) == -errno.EINVAL
+    assert (cmd.cpages, cmd.faults) == (0, 0)
+
+
 @pytest.mark.parametrize("call", ["READ", "MIGRATE_TO_DEV", "EXCLUSIVE", "SNAPSHOT"])
 def test_a_buffer_that_ends_early_ends_the_call_there(mirror, region, call):
     region.fill(1)

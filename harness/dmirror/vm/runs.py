@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,11 +16,29 @@ _RUNS_KEPT = 20
 
 
 def new() -> Path:
-    """A new folder for a run's guests and their consoles; the oldest runs are forgotten."""
+    """A new folder for a run's guests and their consoles; the oldest runs that have ended are forgotten.
+
+    The run has ended with this process, which holds a lock (flock(2)) on its folder until then.
+    """
     runs = cache() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for old in sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
-    run = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    run.mkdir()
+        _forget(old)
+    run = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=runs))
+    fcntl.flock(os.open(run, os.O_RDONLY), fcntl.LOCK_SH)
     return run
+
+
+def _forget(run: Path) -> None:
+    try:
+        folder = os.open(run, os.O_RDONLY)
+    except FileNotFoundError:  # by another process
+        return
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+    finally:
+        os.close(folder)
