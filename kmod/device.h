@@ -137,7 +137,8 @@ struct dmirror_tally {
  *
  * Lock order: chunk_mutex is the outermost lock of the driver and is never
  * taken with the mmap lock or a folio lock held: eviction runs under it and
- * needs both (D-10). lock is the innermost and is taken with interrupts off,
+ * needs both (D-10). dmirror_evict_sem, where it is used, comes after it and
+ * before the mmap lock. lock is the innermost and is taken with interrupts off,
  * because the last reference of a page may be dropped anywhere.
  *
  * A chunk goes when @pages_in_use and @evictors are 0 and all is retired: a

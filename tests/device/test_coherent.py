@@ -179,6 +179,7 @@ def test_a_page_that_was_asked_to_be_exclusive_is_freed(coherent, memory, way):
     assert memory.zero() if way == "unmap" else memory.matches(1)
 
 
+@pytest.mark.needs(capability="eviction")
 def test_its_memory_is_in_iomem_while_it_is_loaded(coherent):
     ranges = [line for line in Path("/proc/iomem").read_text().splitlines() if line.endswith(": hmm_dmirror")]
     sizes = []
