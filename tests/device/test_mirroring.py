@@ -175,7 +175,7 @@ def test_read_unlocked_reads(mirror, memory):
     assert result.data.matches(1) and result.faults == 1
 
 
-@pytest.mark.needs(kernel="<7.3")
+@pytest.mark.needs(kernel="<7.3", capability="counters")
 def test_read_unlocked_is_enotty_where_the_kernel_has_none(mirror, region):
     with pytest.raises(MirrorError) as caught:
         mirror.read_unlocked(region)
