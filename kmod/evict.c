@@ -176,45 +176,26 @@ void dmirror_grant_put(struct dmirror_grant *grant)
 	grant->pages = 0;
 }
 
-/* Bring back every page of the device; those that are busy stay. */
-void dmirror_evict_all(struct dmirror_device *dev)
-{
-	unsigned int i, j;
-
-	for (i = 0; i < READ_ONCE(dev->nr_chunks); i++) {
-		for (j = 0; j < DMIRROR_CHUNK_BLOCKS; j++) {
-			struct dmirror_block *block = dmirror_hold(dev, i, j);
-
-			if (!block)
-				continue;
-			dmirror_evict(dev, dmirror_block_pfn(block),
-				      DMIRROR_BLOCK_PAGES);
-			dmirror_unhold(dev);
-			cond_resched();
-		}
-	}
-}
-
-/* The pages of @block that @owner migrated. */
-static void dmirror_owned(struct dmirror_device *dev,
-			  const struct dmirror_block *block, u32 owner,
-			  unsigned long *owned)
+/* The pages of @block that are in use; with @owner those that it migrated. */
+static void dmirror_pages_of(struct dmirror_device *dev,
+			     const struct dmirror_block *block,
+			     const u32 *owner, unsigned long *pages)
 {
 	unsigned long flags;
 	unsigned int i;
 
-	bitmap_zero(owned, DMIRROR_BLOCK_PAGES);
 	spin_lock_irqsave(&dev->lock, flags);
-	for_each_set_bit(i, block->used, DMIRROR_BLOCK_PAGES)
-		if (block->owner[i] == owner)
-			__set_bit(i, owned);
+	bitmap_copy(pages, block->used, DMIRROR_BLOCK_PAGES);
+	if (owner)
+		for_each_set_bit(i, block->used, DMIRROR_BLOCK_PAGES)
+			if (block->owner[i] != *owner)
+				__clear_bit(i, pages);
 	spin_unlock_irqrestore(&dev->lock, flags);
 }
 
-/* Bring back what @owner migrated and is still there (D-09); busy pages stay. */
-void dmirror_evict_owner(struct dmirror_device *dev, u32 owner)
+static void dmirror_evict_pages(struct dmirror_device *dev, const u32 *owner)
 {
-	DECLARE_BITMAP(owned, DMIRROR_BLOCK_PAGES);
+	DECLARE_BITMAP(pages, DMIRROR_BLOCK_PAGES);
 	unsigned int i, j, first, past;
 
 	for (i = 0; i < READ_ONCE(dev->nr_chunks); i++) {
@@ -223,8 +204,8 @@ void dmirror_evict_owner(struct dmirror_device *dev, u32 owner)
 
 			if (!block)
 				continue;
-			dmirror_owned(dev, block, owner, owned);
-			for_each_set_bitrange(first, past, owned,
+			dmirror_pages_of(dev, block, owner, pages);
+			for_each_set_bitrange(first, past, pages,
 					      DMIRROR_BLOCK_PAGES)
 				dmirror_evict(dev,
 					      dmirror_block_pfn(block) + first,
@@ -233,4 +214,16 @@ void dmirror_evict_owner(struct dmirror_device *dev, u32 owner)
 			cond_resched();
 		}
 	}
+}
+
+/* Bring back every page of the device; those that are busy stay. */
+void dmirror_evict_all(struct dmirror_device *dev)
+{
+	dmirror_evict_pages(dev, NULL);
+}
+
+/* Bring back what @owner migrated and is still there (D-09); busy pages stay. */
+void dmirror_evict_owner(struct dmirror_device *dev, u32 owner)
+{
+	dmirror_evict_pages(dev, &owner);
 }

@@ -349,6 +349,7 @@ struct dmirror_job {
 	struct dmirror_vectors vec;
 	struct dmirror_claim claim;
 	unsigned long moved;
+	unsigned long stopped;	/* with an error: the first address not done */
 };
 
 /*
@@ -479,13 +480,9 @@ static int dmirror_leaf_to_system(struct dmirror_job *job, unsigned long start,
 	return !ret && *next == start ? -ENOMEM : ret;
 }
 
-/*
- * Migrate the range of a call leaf by leaf. On an error @stopped is the first
- * address that was not done.
- */
+/* Migrate the range of a call leaf by leaf. */
 static int dmirror_migrate(struct dmirror_job *job,
-			   const struct hmm_dmirror_cmd *cmd,
-			   unsigned long *stopped)
+			   const struct hmm_dmirror_cmd *cmd)
 {
 	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
 	unsigned long addr = cmd->addr, next;
@@ -508,7 +505,7 @@ static int dmirror_migrate(struct dmirror_job *job,
 		cond_resched();
 	}
 	kvfree(job->vec.src);
-	*stopped = addr;
+	job->stopped = addr;
 	return ret;
 }
 
@@ -568,11 +565,10 @@ long dmirror_migrate_to_device(struct dmirror_context *ctx,
 {
 	struct dmirror_grant grant;
 	struct dmirror_job job = { .ctx = ctx, .grant = &grant };
-	unsigned long stopped;
 	int ret, err;
 
 	dmirror_call_begin(&grant, ctx->dev, ctx->id);
-	ret = dmirror_migrate(&job, cmd, &stopped);
+	ret = dmirror_migrate(&job, cmd);
 	err = dmirror_count_resident(ctx, cmd);
 	if (!ret)
 		ret = err;
@@ -589,11 +585,10 @@ long dmirror_migrate_to_system(struct dmirror_context *ctx,
 			       struct hmm_dmirror_cmd *cmd)
 {
 	struct dmirror_job job = { .ctx = ctx };
-	unsigned long stopped;
 	int ret;
 
-	ret = dmirror_migrate(&job, cmd, &stopped);
-	cmd->cpages = ret ? (stopped - cmd->addr) >> PAGE_SHIFT : job.moved;
+	ret = dmirror_migrate(&job, cmd);
+	cmd->cpages = ret ? (job.stopped - cmd->addr) >> PAGE_SHIFT : job.moved;
 	mutex_lock(&ctx->lock);
 	ctx->counters.pages_to_system += job.moved;
 	mutex_unlock(&ctx->lock);
