@@ -24,6 +24,9 @@ CAPABILITIES = {
 }
 """What a test can ask for with `needs(capability=…)`."""
 
+RANGE_CALLS = ("READ", "WRITE", "MIGRATE_TO_DEV", "MIGRATE_TO_SYS", "SNAPSHOT", "EXCLUSIVE", "CHECK_EXCLUSIVE")
+"""The calls on a range of memory that every driver has, as `Mirror.call` names them."""
+
 _WHERE = {
     lib.HMM_DMIRROR_PROT_ZERO: "zero",
     lib.HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL: "local",

@@ -8,18 +8,9 @@ import stat
 import pytest
 
 from dmirror.memory import PAGE, RW, Data, Region
-from dmirror.mirror import Counters, Mirror, MirrorError, node
+from dmirror.mirror import RANGE_CALLS, Counters, Mirror, MirrorError, node
 from dmirror.uapi import ffi, lib
 
-RANGE_CALLS = (
-    "READ",
-    "WRITE",
-    "MIGRATE_TO_DEV",
-    "MIGRATE_TO_SYS",
-    "SNAPSHOT",
-    "EXCLUSIVE",
-    "CHECK_EXCLUSIVE",
-)
 ADDRESS_END = 1 << 56  # just above TASK_SIZE_MAX with five levels of page tables, far above it with four
 OWN = pytest.mark.needs(capability="counters")
 

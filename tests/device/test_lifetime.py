@@ -13,22 +13,12 @@ from contextlib import contextmanager
 import pytest
 
 from dmirror.memory import Region, Span
-from dmirror.mirror import Mirror, MirrorError, node
+from dmirror.mirror import RANGE_CALLS, Mirror, MirrorError, node
 from dmirror.process import Child
 from dmirror.uapi import ffi, lib
 
 COUNTERS = pytest.mark.needs(capability="counters")
-CALLS = (
-    "READ",
-    "WRITE",
-    "MIGRATE_TO_DEV",
-    "MIGRATE_TO_SYS",
-    "SNAPSHOT",
-    "EXCLUSIVE",
-    "CHECK_EXCLUSIVE",
-    "RELEASE",
-    "FLAGS",
-)
+CALLS = (*RANGE_CALLS, "RELEASE", "FLAGS")
 
 
 @pytest.mark.contract("L-01")

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """L-09: the module goes while its devices hold pages, and comes back."""
 
-import ctypes
-import os
-import shlex
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,35 +10,10 @@ import pytest
 from dmirror.memory import Region
 from dmirror.mirror import Mirror, node
 from dmirror.process import Child
-from dmirror.vm.spec import GuestSpec
 
 ROUNDS = 10
 PAGES = 64
 PROMPT_S = 10.0
-SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313  # of x86-64
-
-
-@pytest.fixture
-def module() -> list[str]:
-    """How the module was loaded into this guest: its path and parameters."""
-    description = os.environ.get("DMIRROR_GUEST")
-    if description is None:
-        pytest.skip("only a guest says where its module came from")
-    (loaded,) = GuestSpec.from_json(Path(description).read_text()).modules
-    return shlex.split(loaded)
-
-
-def unload() -> None:
-    # Not rmmod: while a program starts, the pages would have come back by themselves.
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.syscall(SYS_DELETE_MODULE, b"dmirror", os.O_NONBLOCK) == 0, os.strerror(ctypes.get_errno())
-
-
-def load(module: list[str]) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open(module[0], "rb") as file:
-        result = libc.syscall(SYS_FINIT_MODULE, file.fileno(), " ".join(module[1:]).encode(), 0)
-    assert result == 0, os.strerror(ctypes.get_errno())
 
 
 def ranges() -> int:
@@ -78,7 +50,7 @@ def migrated(choices, devices, held: ExitStack) -> list[tuple[Region, int]]:
 
 
 @pytest.mark.contract("L-09")
-def test_unloading_brings_every_page_back(module, devices, rounds):
+def test_unloading_brings_every_page_back(driver, devices, rounds):
     for choices in rounds(ROUNDS):
         with ExitStack() as held:
             made = migrated(choices, devices, held)
@@ -95,7 +67,7 @@ def test_unloading_brings_every_page_back(module, devices, rounds):
 
             with Child(child) as other:
                 other.line.receive()
-                unloading = threading.Thread(target=unload)
+                unloading = threading.Thread(target=driver.unload)
                 unloading.start()
                 try:
                     assert all(region.matches(seed) for region, seed in made)
@@ -108,7 +80,7 @@ def test_unloading_brings_every_page_back(module, devices, rounds):
                     other.line.send()
                     assert other.result() is True
                 finally:
-                    load(module)
+                    driver.load()
         for region, _ in made:
             region.unmap()
         assert ranges()
