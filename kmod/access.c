@@ -215,3 +215,42 @@ long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
 	cmd->cpages = copied;
 	return ret ? ret : err;
 }
+
+/* Why the device cannot do @access at @addr as it is. */
+static int dmirror_refusal(struct dmirror_context *ctx, unsigned long addr,
+			   enum dmirror_access access)
+{
+	unsigned long entry;
+
+	mutex_lock(&ctx->lock);
+	entry = dmirror_pt_entry(dmirror_pt_leaf(ctx, addr), addr);
+	mutex_unlock(&ctx->lock);
+	return entry && access == DMIRROR_STORE && !(entry & DMIRROR_PTE_WRITE) ?
+		-EPERM : -ENOENT;
+}
+
+/* DMIRROR_PEEK and DMIRROR_POKE */
+long dmirror_peek(struct dmirror_context *ctx, struct dmirror_peek *peek,
+		  bool poke)
+{
+	enum dmirror_access access = poke ? DMIRROR_STORE : DMIRROR_LOAD;
+	long done;
+
+	if (peek->flags)
+		return -EINVAL;
+	for (peek->done = 0; peek->done < peek->npages; peek->done += done) {
+		unsigned long offset = peek->done << PAGE_SHIFT;
+
+		done = dmirror_copy(ctx, peek->addr + offset,
+				    peek->npages - peek->done,
+				    peek->ptr + offset, access);
+		if (done < 0)
+			return done;
+		if (!done)
+			return dmirror_refusal(ctx, peek->addr + offset, access);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}

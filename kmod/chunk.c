@@ -144,6 +144,7 @@ static int dmirror_chunk_add(struct dmirror_device *dev)
 	}
 
 	spin_lock_irqsave(&dev->lock, flags);
+	chunk->first_index = dev->nr_chunks * DMIRROR_CHUNK_PAGES;
 	dev->chunks[dev->nr_chunks++] = chunk;
 	dev->pages_free += DMIRROR_CHUNK_PAGES;
 	for (i = 0; i < DMIRROR_CHUNK_BLOCKS; i++) {

@@ -10,15 +10,6 @@
 
 #include "context.h"
 
-static void dmirror_count_context(struct dmirror_device *dev, int change)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&dev->lock, flags);
-	dev->contexts += change;
-	spin_unlock_irqrestore(&dev->lock, flags);
-}
-
 static int dmirror_open(struct inode *inode, struct file *file)
 {
 	struct dmirror_context *ctx;
@@ -34,6 +25,10 @@ static int dmirror_open(struct inode *inode, struct file *file)
 	mutex_init(&ctx->lock);
 	xa_init_flags(&ctx->leaves, XA_FLAGS_ACCOUNT);
 	INIT_LIST_HEAD(&ctx->claims);
+	mutex_init(&ctx->watch_mutex);
+	INIT_LIST_HEAD(&ctx->watches);
+	ctx->opener = task_tgid_nr(current);
+	ctx->files = current->files;
 
 	ret = mmu_interval_notifier_insert(&ctx->notifier, current->mm, 0,
 					   ULONG_MAX & PAGE_MASK,
@@ -42,8 +37,22 @@ static int dmirror_open(struct inode *inode, struct file *file)
 		kfree(ctx);
 		return ret;
 	}
-	dmirror_count_context(ctx->dev, 1);
+	dmirror_steer_open(ctx);
 	file->private_data = ctx;
+	/* The log has no positions. */
+	return stream_open(inode, file);
+}
+
+/*
+ * The process that opened the file closes a descriptor of it: nobody stays
+ * held. A child that inherited it may close its own as it likes.
+ */
+static int dmirror_flush(struct file *file, fl_owner_t files)
+{
+	struct dmirror_context *ctx = file->private_data;
+
+	if (files == ctx->files)
+		dmirror_holds_close(ctx);
 	return 0;
 }
 
@@ -57,12 +66,14 @@ static int dmirror_release(struct inode *inode, struct file *file)
 {
 	struct dmirror_context *ctx = file->private_data;
 
+	dmirror_holds_close(ctx);
+	dmirror_watches_end(ctx);
 	/* Waits for callbacks that are running; none runs after it. */
 	mmu_interval_notifier_remove(&ctx->notifier);
 	dmirror_pt_destroy(ctx);
 	if (ctx->counters.pages_to_device)
 		dmirror_evict_owner(ctx->dev, ctx->id);
-	dmirror_count_context(ctx->dev, -1);
+	dmirror_steer_close(ctx);
 	kfree(ctx);
 	return 0;
 }
@@ -95,6 +106,9 @@ const struct file_operations dmirror_fops = {
 	.owner = THIS_MODULE,
 	.open = dmirror_open,
 	.release = dmirror_release,
+	.flush = dmirror_flush,
+	.read = dmirror_log_read,
+	.poll = dmirror_log_poll,
 	.mmap = dmirror_mmap,
 	.unlocked_ioctl = dmirror_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,

@@ -4,9 +4,11 @@
  *
  * Loading, unloading, parameters and the table of devices. Layers, each using
  * only those before it: uapi, core, context, notifier and device page table,
- * faults and access, snapshot, device memory, migration, exclusive access;
- * compat/ holds every difference between kernels.
+ * walks, faults and access, snapshot, device memory, migration, exclusive
+ * access; beside them what a test sees and steers (steer.h, used by all of them)
+ * and watches; compat/ holds every difference between kernels.
  */
+#include <linux/debugfs.h>
 #include <linux/fs.h>
 #include <linux/init.h>
 #include <linux/module.h>
@@ -28,6 +30,7 @@ MODULE_PARM_DESC(spm_addr_dev1, "Physical address of 256 MiB set aside for the c
 static struct dmirror_device dmirror_devices[DMIRROR_NR_DEVICES];
 static unsigned int dmirror_nr_devices;
 static dev_t dmirror_devt;
+static struct dentry *dmirror_debugfs;
 
 /* The devices are static and outlive their last reference. */
 static void dmirror_device_release(struct device *device)
@@ -48,6 +51,10 @@ static int __init dmirror_device_prepare(struct dmirror_device *dev,
 	dev->id = id;
 	if (id >= 2)
 		dev->coherent = dmirror_spm_addr[id - 2];
+	dev->neighbour = &dmirror_devices[id ^ 1];
+	mutex_init(&dev->open_mutex);
+	spin_lock_init(&dev->steer_lock);
+	INIT_LIST_HEAD(&dev->open);
 	dmirror_devmem_init(dev);
 	cdev_init(&dev->cdev, &dmirror_fops);
 	dev->cdev.owner = THIS_MODULE;
@@ -126,6 +133,9 @@ static int __init dmirror_init(void)
 		if (ret)
 			goto err_devices;
 	}
+	dmirror_debugfs = debugfs_create_dir("dmirror", NULL);
+	for (id = 0; id < dmirror_nr_devices; id++)
+		dmirror_debugfs_add(&dmirror_devices[id], dmirror_debugfs);
 	pr_info("dmirror: loaded: hmm_dmirror0-1 device-private, up to %u MiB each, huge folios %s%s, filter %s\n",
 		dmirror_devmem_mib, MIGRATE_PFN_COMPOUND ? "yes" : "no",
 		dmirror_spm_addr[0] ?
@@ -149,6 +159,7 @@ static void __exit dmirror_exit(void)
 {
 	unsigned int id;
 
+	debugfs_remove(dmirror_debugfs);
 	for (id = 0; id < dmirror_nr_devices; id++) {
 		cdev_device_del(&dmirror_devices[id].cdev,
 				&dmirror_devices[id].device);

@@ -36,6 +36,7 @@
 	 0 : SZ_64M >> PAGE_SHIFT)
 
 struct dmirror_chunk;
+struct dmirror_context;
 
 /**
  * struct dmirror_block - PMD_SIZE of device memory
@@ -71,12 +72,14 @@ struct dmirror_block {
  * struct dmirror_chunk - one range of ZONE_DEVICE pages
  * @pagemap: the range as memremap_pages() knows it
  * @dev: whose memory it is
+ * @first_index: number of its first page in the memory of the device
  * @retired: nothing is handed out of it any more
  * @blocks: its memory in order of address
  */
 struct dmirror_chunk {
 	struct dev_pagemap pagemap;
 	struct dmirror_device *dev;
+	unsigned long first_index;
 	bool retired;
 	struct dmirror_block blocks[DMIRROR_CHUNK_BLOCKS];
 };
@@ -108,7 +111,17 @@ struct dmirror_tally {
  * @id: its number
  * @coherent: physical address of memory that the CPU reaches too; 0: the
  *	memory is device-private
+ * @neighbour: the other device of the same kind
  * @next_owner: gives contexts their ids
+ * @open_mutex: held, beside @steer_lock, where @open changes; either is enough
+ *	to read it
+ * @steer_lock: protects what follows, and what steer.h says
+ * @open: contexts, by dmirror_steer.node
+ * @contexts: how many
+ * @logs_on: contexts whose log is on; this and the next two are read without a
+ *	lock, to find out that nobody watches
+ * @holds: that are not over, of all contexts
+ * @injections: that are set, of all contexts
  * @chunk_mutex: serialises whoever adds or removes a chunk
  * @lock: protects everything below it, and every block and @retired
  * @chunks: device memory, grown on demand up to dmirror_devmem_limit();
@@ -131,15 +144,19 @@ struct dmirror_tally {
  * @pages_faulted: pages brought back by them
  * @pages_evicted: pages brought back by eviction, for whatever reason
  * @pages_displaced: of these, to make room for others
- * @contexts: open contexts
+ * @fault_oom: CPU faults that found no memory
+ * @fault_failed: CPU faults that failed otherwise
+ * @releases: RELEASE calls
  * @drained: woken when @pages_in_use or @evictors reaches 0, or an eviction
  *	to make room ends
  *
  * Lock order: chunk_mutex is the outermost lock of the driver and is never
  * taken with the mmap lock or a folio lock held: eviction runs under it and
  * needs both (D-10). dmirror_evict_sem, where it is used, comes after it and
- * before the mmap lock. lock is the innermost and is taken with interrupts off,
- * because the last reference of a page may be dropped anywhere.
+ * before the mmap lock. open_mutex is taken with nothing held, and no other
+ * lock is waited for under it. lock, and within it steer_lock, are the innermost
+ * and are taken with interrupts off, because the last reference of a page may be
+ * dropped anywhere.
  *
  * A chunk goes when @pages_in_use and @evictors are 0 and all is retired: a
  * page handed out and an evictor each keep the struct pages from going.
@@ -149,7 +166,16 @@ struct dmirror_device {
 	struct device device;
 	unsigned int id;
 	unsigned long coherent;
+	struct dmirror_device *neighbour;
 	atomic_t next_owner;
+
+	struct mutex open_mutex;	/* changing open */
+	spinlock_t steer_lock;	/* protects what follows up to chunk_mutex */
+	struct list_head open;
+	unsigned int contexts;
+	unsigned int logs_on;
+	unsigned int holds;
+	unsigned int injections;
 
 	struct mutex chunk_mutex;	/* adding and removing chunks */
 	spinlock_t lock;	/* protects what follows, and blocks */
@@ -172,7 +198,9 @@ struct dmirror_device {
 	u64 pages_faulted;
 	u64 pages_evicted;
 	u64 pages_displaced;
-	unsigned int contexts;
+	u64 fault_oom;
+	u64 fault_failed;
+	u64 releases;
 
 	wait_queue_head_t drained;
 };
@@ -187,6 +215,8 @@ struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 				  unsigned int order);
 void dmirror_free_spare(struct dmirror_device *dev);
 struct dmirror_device *dmirror_zone_page_device(struct page *page);
+u32 dmirror_page_owner(struct page *page);
+unsigned long dmirror_page_index(struct page *page);
 
 /* Where the data of @page are, which is ours if it is device-private. */
 static inline struct page *dmirror_own_backing(struct page *page)
@@ -231,7 +261,7 @@ void dmirror_grant_put(struct dmirror_grant *grant);
 void dmirror_evict_all(struct dmirror_device *dev);
 void dmirror_evict_owner(struct dmirror_device *dev, u32 owner);
 
-/* migrate.c: what the page map and eviction call back into */
+/* back.c: what the page map and eviction call back into */
 extern struct rw_semaphore dmirror_evict_sem;
 vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf);
 unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,

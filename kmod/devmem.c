@@ -12,7 +12,7 @@
 #include <linux/mm.h>
 #include <linux/string.h>
 
-#include "device.h"
+#include "steer.h"
 
 /* The device whose memory @page, a ZONE_DEVICE page, is; or NULL. */
 struct dmirror_device *dmirror_zone_page_device(struct page *page)
@@ -36,6 +36,30 @@ static struct dmirror_block *dmirror_block_of(struct dmirror_chunk *chunk,
 
 	*index = offset % DMIRROR_BLOCK_PAGES;
 	return &chunk->blocks[offset / DMIRROR_BLOCK_PAGES];
+}
+
+/* The context that migrated what is on @page, a used one of ours, by its id. */
+u32 dmirror_page_owner(struct page *page)
+{
+	struct dmirror_chunk *chunk = container_of(dmirror_pagemap(page),
+						   struct dmirror_chunk,
+						   pagemap);
+	struct dmirror_block *block;
+	unsigned int index;
+
+	block = dmirror_block_of(chunk, page, &index);
+	return READ_ONCE(block->owner[index]);
+}
+
+/* The number of @page, one of ours, in the memory of its device. */
+unsigned long dmirror_page_index(struct page *page)
+{
+	struct dmirror_chunk *chunk = container_of(dmirror_pagemap(page),
+						   struct dmirror_chunk,
+						   pagemap);
+
+	return chunk->first_index + page_to_pfn(page) -
+		PHYS_PFN(chunk->pagemap.range.start);
 }
 
 unsigned long dmirror_block_pfn(const struct dmirror_block *block)
@@ -115,6 +139,12 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	page->zone_device_data = NULL;
 	spin_lock_irqsave(&dev->lock, flags);
 	block = dmirror_block_of(chunk, page, &index);
+	/* Before it is handed out again. */
+	if (dmirror_is_observed(dev))
+		dmirror_log_action(dev, block->owner[index], DMIRROR_EVENT_FREE,
+				   0, 0, npages, chunk->first_index +
+				   (block - chunk->blocks) *
+					DMIRROR_BLOCK_PAGES + index, 0);
 	whole = block->whole;
 	block->whole = false;
 	if (order)
@@ -172,6 +202,7 @@ static void dmirror_core_split(struct folio *head, struct folio *tail)
 	struct dmirror_block *block;
 	unsigned long flags;
 	unsigned int index;
+	bool first;
 
 	if (!tail)
 		return;
@@ -181,12 +212,17 @@ static void dmirror_core_split(struct folio *head, struct folio *tail)
 
 	spin_lock_irqsave(&dev->lock, flags);
 	block = dmirror_block_of(chunk, page, &index);
-	if (block->whole) {
+	first = block->whole;
+	if (first) {
 		block->whole = false;
 		dev->splits++;
 		split_page(page->zone_device_data, HPAGE_PMD_ORDER);
 	}
 	spin_unlock_irqrestore(&dev->lock, flags);
+	if (first && dmirror_is_observed(dev))
+		dmirror_log_action(dev, dmirror_page_owner(page),
+				   DMIRROR_EVENT_SPLIT, 0, 0, HPAGE_PMD_NR,
+				   dmirror_page_index(page), 0);
 
 	tail->pgmap = head->pgmap;
 	tail->page.mapping = head->page.mapping;

@@ -17,15 +17,15 @@
  * invalidation came in between and it must be tried again, or an error.
  */
 static int dmirror_exclusive_page(struct dmirror_context *ctx,
-				  struct dmirror_claim *claim,
-				  unsigned long addr)
+				  struct dmirror_claim *claim, void *owner,
+				  unsigned long addr, unsigned long *deadline)
 {
 	struct dmirror_leaf *leaf;
 	struct folio *folio;
 	struct page *page;
 	int ret = 0;
 
-	page = dmirror_make_exclusive(ctx->notifier.mm, addr, ctx->dev, &folio);
+	page = dmirror_make_exclusive(ctx->notifier.mm, addr, owner, &folio);
 	if (!page)
 		return 0;
 	if (IS_ERR(page))
@@ -38,6 +38,10 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
 		return -EOPNOTSUPP;
 	}
 
+	dmirror_log_action(ctx->dev, ctx->id, DMIRROR_EVENT_MADE_EXCLUSIVE,
+			   addr, addr + PAGE_SIZE, 1, 0, 0);
+	*deadline += dmirror_hold_at(ctx->dev, ctx->id, DMIRROR_HOLD_EXCLUSIVE,
+				     addr, addr + PAGE_SIZE);
 	/* The folio lock keeps a CPU fault from revoking it before this. */
 	mutex_lock(&ctx->lock);
 	leaf = dmirror_pt_leaf(ctx, addr);
@@ -59,8 +63,9 @@ static int dmirror_exclusive_page(struct dmirror_context *ctx,
  * At most one leaf under one hold of the mmap lock. Returns how many pages
  * became exclusive, or an error when not even the first did.
  */
-static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
-				   unsigned long start, unsigned long end)
+static long dmirror_exclusive_leaf(struct dmirror_context *ctx, void *owner,
+				   unsigned long start, unsigned long end,
+				   unsigned long *deadline)
 {
 	struct mm_struct *mm = ctx->notifier.mm;
 	struct dmirror_claim claim;
@@ -72,12 +77,14 @@ static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
 		return ret;
 	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
 		down_read(&dmirror_evict_sem);
-	dmirror_claim(ctx, &claim, MMU_NOTIFY_EXCLUSIVE, start, end);
+	dmirror_claim(ctx, &claim, MMU_NOTIFY_EXCLUSIVE, false, start,
+		      end);
 	ret = mmap_read_lock_killable(mm);
 	if (!ret) {
 		for (; addr < end; addr += PAGE_SIZE) {
 			ret = fatal_signal_pending(current) ? -EINTR :
-				dmirror_exclusive_page(ctx, &claim, addr);
+				dmirror_exclusive_page(ctx, &claim, owner,
+						       addr, deadline);
 			if (ret != 1)
 				break;
 			cond_resched();
@@ -91,17 +98,23 @@ static long dmirror_exclusive_leaf(struct dmirror_context *ctx,
 	return addr > start ? (addr - start) >> PAGE_SHIFT : ret;
 }
 
-long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
+/*
+ * Make [@addr, @end) exclusive; stores in @npages how far it came. -EBUSY when
+ * a page was busy for HMM_RANGE_DEFAULT_TIMEOUT.
+ */
+static int dmirror_exclusive_range(struct dmirror_context *ctx, void *owner,
+				   unsigned long addr, unsigned long end,
+				   u64 *npages)
 {
 	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
 	unsigned long deadline = jiffies + timeout;
-	unsigned long addr = cmd->addr;
-	unsigned long end = addr + (cmd->npages << PAGE_SHIFT);
+	unsigned long start = addr;
 	long done = 0;
 
 	while (addr < end) {
-		done = dmirror_exclusive_leaf(ctx, addr,
-					      dmirror_leaf_end(addr, end));
+		done = dmirror_exclusive_leaf(ctx, owner, addr,
+					      dmirror_leaf_end(addr, end),
+					      &deadline);
 		if (done < 0)
 			break;
 		if (done) {
@@ -113,8 +126,30 @@ long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 		addr += done << PAGE_SHIFT;
 		cond_resched();
 	}
-	cmd->cpages = (addr - cmd->addr) >> PAGE_SHIFT;
-	return dmirror_give_data(ctx, cmd, min(done, 0L));
+	*npages = (addr - start) >> PAGE_SHIFT;
+	return min(done, 0L);
+}
+
+long dmirror_exclusive(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
+	int ret;
+
+	ret = dmirror_exclusive_range(ctx, ctx->dev, cmd->addr, end,
+				      &cmd->cpages);
+	return dmirror_give_data(ctx, cmd, ret);
+}
+
+/* DMIRROR_EXCLUSIVE */
+long dmirror_exclusive_as_told(struct dmirror_context *ctx,
+			       struct dmirror_exclusive *told)
+{
+	unsigned long end = told->addr + (told->npages << PAGE_SHIFT);
+
+	if (told->flags || told->reserved || told->owner > DMIRROR_OWNER_NONE)
+		return -EINVAL;
+	return dmirror_exclusive_range(ctx, dmirror_owner(ctx->dev, told->owner),
+				       told->addr, end, &told->done);
 }
 
 /* -EPERM while any page of the range is exclusive; cpages are before it. */

@@ -11,11 +11,11 @@
 
 #include "context.h"
 
-/* How a device walks the CPU page table of its mirror. */
-enum dmirror_walk {
-	DMIRROR_WALK_FAULT,	/* fault with the mmap lock held throughout */
-	DMIRROR_WALK_UNLOCKED,	/* the fault handler may drop the mmap lock */
-	DMIRROR_WALK_LOOK,	/* fault nothing, install own device pages only */
+/* Why a device walks the CPU page table of its mirror. */
+enum dmirror_purpose {
+	DMIRROR_FAULT,		/* to fault, with the mmap lock held throughout */
+	DMIRROR_FAULT_UNLOCKED,	/* the fault handler may drop the mmap lock */
+	DMIRROR_LOOK,		/* fault nothing, install own device pages only */
 };
 
 /*
@@ -57,7 +57,7 @@ static bool dmirror_is_secret(struct page *page)
  */
 static long dmirror_install(struct dmirror_context *ctx,
 			    const struct hmm_range *range,
-			    enum dmirror_walk walk, bool write)
+			    enum dmirror_purpose purpose, bool write)
 {
 	struct dmirror_leaf *leaf = dmirror_pt_leaf(ctx, range->start);
 	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
@@ -77,7 +77,7 @@ static long dmirror_install(struct dmirror_context *ctx,
 		if (dmirror_is_secret(page))
 			return i ? i : -EFAULT;
 		own = dmirror_page_device(page) == ctx->dev;
-		if (walk == DMIRROR_WALK_LOOK && !own)
+		if (purpose == DMIRROR_LOOK && !own)
 			continue;
 		if (write && !(pfn & HMM_PFN_WRITE))
 			break;
@@ -92,92 +92,76 @@ static long dmirror_install(struct dmirror_context *ctx,
 	return i;
 }
 
-static int dmirror_walk_once(struct hmm_range *range, enum dmirror_walk walk,
-			     unsigned long timeout)
+/*
+ * Walk [@start, @end) until the result is current, and install it. In @walker
+ * how that went.
+ */
+static long dmirror_walk_and_install(struct dmirror_context *ctx,
+				     struct dmirror_walker *walker,
+				     enum dmirror_purpose purpose, bool write)
 {
-	struct mm_struct *mm = range->notifier->mm;
-	int ret;
-
-	if (walk == DMIRROR_WALK_UNLOCKED)
-		return dmirror_hmm_fault_unlocked(range, timeout);
-
-	range->notifier_seq = mmu_interval_read_begin(range->notifier);
-	ret = mmap_read_lock_killable(mm);
-	if (ret)
-		return ret;
-	ret = hmm_range_fault(range);
-	mmap_read_unlock(mm);
-	return ret;
-}
-
-static long dmirror_walk_until_current(struct dmirror_context *ctx,
-				       unsigned long start, unsigned long end,
-				       enum dmirror_walk walk, bool write,
-				       void *owner, unsigned long *pfns)
-{
-	unsigned long timeout = msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
-	unsigned long deadline = jiffies + timeout;
-	struct hmm_range range = {
-		.notifier = &ctx->notifier,
-		.start = start,
-		.end = end,
-		.hmm_pfns = pfns,
-		.dev_private_owner = owner,
-	};
+	unsigned long start = walker->range.start;
 	long ret;
 
-	if (walk != DMIRROR_WALK_LOOK)
-		range.default_flags = HMM_PFN_REQ_FAULT;
-	if (write)
-		range.default_flags |= HMM_PFN_REQ_WRITE;
-
 	for (;;) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
 		ret = dmirror_pt_prepare(ctx, start);
 		if (ret)
 			return ret;
-		/* Some flags of an entry are input too (D-25). */
-		memset(pfns, 0, ((end - start) >> PAGE_SHIFT) * sizeof(*pfns));
-		ret = dmirror_walk_once(&range, walk, timeout);
-		if (ret && ret != -EBUSY)
+		ret = dmirror_walk_lock(ctx, walker);
+		if (ret)
 			return ret;
-		if (!ret) {
-			mutex_lock(&ctx->lock);
-			if (!mmu_interval_read_retry(range.notifier,
-						     range.notifier_seq) &&
-			    dmirror_pt_leaf(ctx, start)) {
-				ret = dmirror_install(ctx, &range, walk, write);
-				mutex_unlock(&ctx->lock);
-				return ret;
-			}
-			mutex_unlock(&ctx->lock);
-			/* The handler's own time is not the memory's fault. */
-			if (walk == DMIRROR_WALK_UNLOCKED)
-				deadline = jiffies + timeout;
-		}
-		mutex_lock(&ctx->lock);
-		ctx->counters.fault_retries++;
+		if (dmirror_pt_leaf(ctx, start))
+			break;
+		/* Unmapped meanwhile, with its leaf. */
 		mutex_unlock(&ctx->lock);
-		if (time_after(jiffies, deadline))
-			return -EBUSY;
-		cond_resched();
+		walker->retries++;
 	}
+	dmirror_hold_at(ctx->dev, ctx->id, DMIRROR_HOLD_FAULT_INSTALL, start,
+			walker->range.end);
+	ret = dmirror_install(ctx, &walker->range, purpose, write);
+	mutex_unlock(&ctx->lock);
+	return ret;
+}
+
+static void dmirror_log_fault(struct dmirror_context *ctx,
+			      const struct dmirror_walker *walker, long ret)
+{
+	struct dmirror_event event = {
+		.type = DMIRROR_EVENT_FAULT,
+		.start = walker->range.start,
+		.end = walker->range.end,
+		.interval_seq = walker->range.notifier_seq,
+		.pages = max(ret, 0L),
+		.index = walker->retries,
+		.result = min(ret, 0L),
+	};
+
+	if (dmirror_is_observed(ctx->dev))
+		dmirror_record(ctx->dev, ctx->id, &event);
 }
 
 /*
- * Walk [@start, @end), at most one leaf, until the result is current, and
- * install it. Returns the pages done or an error; ends after
+ * At most one leaf. Returns the pages done or an error; ends after
  * HMM_RANGE_DEFAULT_TIMEOUT of invalidations or a fatal signal.
  */
-static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
-			      unsigned long end, enum dmirror_walk walk,
-			      bool write, void *owner, unsigned long *pfns)
+static long dmirror_fault_leaf(struct dmirror_context *ctx, unsigned long start,
+			       unsigned long end, enum dmirror_purpose purpose,
+			       bool write, void *owner, unsigned long *pfns)
 {
-	long ret = dmirror_walk_until_current(ctx, start, end, walk, write,
-					      owner, pfns);
+	struct dmirror_walker walker;
+	long ret;
 
+	dmirror_walker_init(&walker, ctx, start, end, pfns);
+	walker.unlocked = purpose == DMIRROR_FAULT_UNLOCKED;
+	walker.range.dev_private_owner = owner;
+	if (purpose != DMIRROR_LOOK)
+		walker.range.default_flags = HMM_PFN_REQ_FAULT;
+	if (write)
+		walker.range.default_flags |= HMM_PFN_REQ_WRITE;
+
+	ret = dmirror_walk_and_install(ctx, &walker, purpose, write);
 	dmirror_pt_unprepare(ctx, start);
+	dmirror_log_fault(ctx, &walker, ret);
 	return ret;
 }
 
@@ -188,8 +172,8 @@ static long dmirror_walk_leaf(struct dmirror_context *ctx, unsigned long start,
 int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 		  unsigned long end, bool write, bool unlocked)
 {
-	enum dmirror_walk walk = unlocked ? DMIRROR_WALK_UNLOCKED :
-					    DMIRROR_WALK_FAULT;
+	enum dmirror_purpose purpose = unlocked ? DMIRROR_FAULT_UNLOCKED :
+						  DMIRROR_FAULT;
 	unsigned long addr = start, single_until = start;
 	unsigned long *pfns;
 	long done = 0;
@@ -202,8 +186,8 @@ int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 		unsigned long next = addr < single_until ? addr + PAGE_SIZE :
 						dmirror_leaf_end(addr, end);
 
-		done = dmirror_walk_leaf(ctx, addr, next, walk, write,
-					 ctx->dev, pfns);
+		done = dmirror_fault_leaf(ctx, addr, next, purpose, write,
+					  ctx->dev, pfns);
 		if (!done)
 			/*
 			 * A read-only page of our own device, shared after
@@ -211,8 +195,8 @@ int dmirror_fault(struct dmirror_context *ctx, unsigned long start,
 			 * stranger the core brings it back and gives us a
 			 * page that may be written, or says why not.
 			 */
-			done = dmirror_walk_leaf(ctx, addr, addr + PAGE_SIZE,
-						 walk, write, NULL, pfns);
+			done = dmirror_fault_leaf(ctx, addr, addr + PAGE_SIZE,
+						  purpose, write, NULL, pfns);
 		if (done >= 0) {
 			addr += done << PAGE_SHIFT;
 			continue;
@@ -239,8 +223,8 @@ int dmirror_map_resident(struct dmirror_context *ctx, unsigned long start,
 	pfns = kmalloc_array(DMIRROR_LEAF_PAGES, sizeof(*pfns), GFP_KERNEL);
 	if (!pfns)
 		return -ENOMEM;
-	ret = dmirror_walk_leaf(ctx, start, end, DMIRROR_WALK_LOOK, false,
-				ctx->dev, pfns);
+	ret = dmirror_fault_leaf(ctx, start, end, DMIRROR_LOOK, false,
+				 ctx->dev, pfns);
 	kfree(pfns);
 	return ret < 0 ? ret : 0;
 }

@@ -11,7 +11,14 @@
 static long dmirror_release_memory(struct dmirror_context *ctx,
 				   struct hmm_dmirror_cmd *cmd)
 {
-	return dmirror_devmem_release(ctx->dev);
+	long ret = dmirror_devmem_release(ctx->dev);
+	unsigned long flags;
+
+	spin_lock_irqsave(&ctx->dev->lock, flags);
+	ctx->dev->releases++;
+	spin_unlock_irqrestore(&ctx->dev->lock, flags);
+	dmirror_log_release(ctx->dev, ret);
+	return ret;
 }
 
 /* The value travels in npages and may be 0, which clears (D-15). */
@@ -56,11 +63,10 @@ static const struct {
  * Before anything is allocated or looped over: a length in pages that as bytes
  * does not wrap, at an address that a user can have (D-18, D-19).
  */
-static bool dmirror_range_valid(const struct hmm_dmirror_cmd *cmd)
+bool dmirror_range_valid(u64 addr, u64 npages)
 {
-	return IS_ALIGNED(cmd->addr, PAGE_SIZE) && cmd->npages &&
-		cmd->addr < TASK_SIZE_MAX &&
-		cmd->npages <= (TASK_SIZE_MAX - cmd->addr) >> PAGE_SHIFT;
+	return IS_ALIGNED(addr, PAGE_SIZE) && npages && addr < TASK_SIZE_MAX &&
+		npages <= (TASK_SIZE_MAX - addr) >> PAGE_SHIFT;
 }
 
 static long dmirror_call(struct dmirror_context *ctx, unsigned int number,
@@ -77,7 +83,8 @@ static long dmirror_call(struct dmirror_context *ctx, unsigned int number,
 		return -EFAULT;
 	cmd.cpages = 0;
 	cmd.faults = 0;
-	if (dmirror_calls[nr].has_range && !dmirror_range_valid(&cmd)) {
+	if (dmirror_calls[nr].has_range &&
+	    !dmirror_range_valid(cmd.addr, cmd.npages)) {
 		ret = -EINVAL;
 	} else if (!mmget_not_zero(ctx->notifier.mm)) {
 		ret = dmirror_calls[nr].no_mm;
@@ -95,92 +102,6 @@ static long dmirror_call(struct dmirror_context *ctx, unsigned int number,
 	return ret;
 }
 
-static void dmirror_fill_query(struct dmirror_context *ctx,
-			       struct dmirror_query *query)
-{
-	query->version = DMIRROR_VERSION;
-	query->device = ctx->dev->id;
-	query->capabilities = DMIRROR_CAP_FLAGS | DMIRROR_CAP_COUNTERS |
-		DMIRROR_CAP_EVICTION;
-#ifdef DMIRROR_HAVE_FAULT_UNLOCKED
-	query->capabilities |= DMIRROR_CAP_READ_UNLOCKED;
-#endif
-#ifdef DMIRROR_HAVE_DEVICE_THP
-	if (!ctx->dev->coherent)
-		query->capabilities |= DMIRROR_CAP_DEVICE_THP;
-#endif
-	if (ctx->dev->coherent)
-		query->capabilities |= DMIRROR_CAP_COHERENT;
-	if (DMIRROR_EXCLUSIVE_MAY_MIGRATE)
-		query->capabilities |= DMIRROR_CAP_COHERENT_EXCLUSIVE;
-	query->devmem_pages = dmirror_devmem_limit(ctx->dev);
-}
-
-static void dmirror_fill_counters(struct dmirror_context *ctx,
-				  struct dmirror_counters *counters)
-{
-	struct dmirror_device *dev = ctx->dev;
-	unsigned long flags;
-
-	mutex_lock(&ctx->lock);
-	*counters = ctx->counters;
-	mutex_unlock(&ctx->lock);
-
-	spin_lock_irqsave(&dev->lock, flags);
-	counters->dev_pages_in_use = dev->pages_in_use;
-	counters->dev_small_allocated = dev->small.allocated;
-	counters->dev_small_freed = dev->small.freed;
-	counters->dev_huge_allocated = dev->huge.allocated;
-	counters->dev_huge_freed = dev->huge.freed;
-	counters->dev_huge_split = dev->splits;
-	counters->dev_cpu_faults = dev->cpu_faults;
-	counters->dev_pages_faulted = dev->pages_faulted;
-	counters->dev_pages_evicted = dev->pages_evicted;
-	counters->dev_pages_displaced = dev->pages_displaced;
-	counters->dev_contexts = dev->contexts;
-	spin_unlock_irqrestore(&dev->lock, flags);
-}
-
-/* dmirror's own calls: structures that say their size, see uapi/dmirror.h. */
-static long dmirror_own_call(struct dmirror_context *ctx, unsigned int number,
-			     void __user *arg)
-{
-	struct {
-		u32 size;
-		u32 flags;
-	} head;
-	union {
-		struct dmirror_query query;
-		struct dmirror_counters counters;
-	} out = {};
-	u32 known;
-
-	switch (number) {
-	case DMIRROR_QUERY:
-		known = sizeof(out.query);
-		break;
-	case DMIRROR_COUNTERS:
-		known = sizeof(out.counters);
-		break;
-	default:
-		return -ENOTTY;
-	}
-	if (copy_from_user(&head, arg, sizeof(head)))
-		return -EFAULT;
-	if (head.size < sizeof(head) || head.flags)
-		return -EINVAL;
-
-	if (number == DMIRROR_QUERY)
-		dmirror_fill_query(ctx, &out.query);
-	else
-		dmirror_fill_counters(ctx, &out.counters);
-	known = min(known, head.size);
-	/* size and flags lead every structure. */
-	out.query.size = known;
-	out.query.flags = 0;
-	return copy_to_user(arg, &out, known) ? -EFAULT : 0;
-}
-
 long dmirror_ioctl(struct file *file, unsigned int number, unsigned long arg)
 {
 	struct dmirror_context *ctx = file->private_data;
@@ -190,7 +111,7 @@ long dmirror_ioctl(struct file *file, unsigned int number, unsigned long arg)
 	case 'H':
 		return dmirror_call(ctx, number, uarg);
 	case DMIRROR_IOC_TYPE:
-		return dmirror_own_call(ctx, number, uarg);
+		return dmirror_own_ioctl(ctx, number, uarg);
 	default:
 		return -ENOTTY;
 	}

@@ -1,255 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Migration between system and device memory: one engine for both directions,
- * CPU faults and eviction.
+ * Migration between system and device memory, as a context calls for it.
  *
- * Whatever fails on the way, migrate_vma_pages() (or migrate_device_pages())
- * and finalize run over the whole range: a destination that is 0 means that
- * the page stays, and the core restores it (D-05). A huge source gets either a
- * huge destination or all small ones, never some of them: the core takes every
- * destination of a huge folio it splits for granted.
+ * Whatever fails on the way, migrate_vma_pages() and finalize run over the whole
+ * range: a destination that is 0 means that the page stays, and the core
+ * restores it (D-05).
  */
-#include <linux/highmem.h>
 #include <linux/hmm.h>
-#include <linux/memcontrol.h>
-#include <linux/migrate.h>
-#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
-#include "context.h"
+#include "migrate.h"
 
-/*
- * Held for writing by who evicts, and for reading while a page of a coherent
- * device may have an exclusive entry, where the kernel cannot migrate those.
- * Taken before any mmap or folio lock.
- */
-DECLARE_RWSEM(dmirror_evict_sem);
-
-/* Source and destination words and system pages, for one leaf or less. */
-struct dmirror_vectors {
-	unsigned long *src;
-	unsigned long *dst;
-	struct page **pool;
-};
-
-/* For @npages at a time; all of them 0. Freed with kvfree(src). */
-static int dmirror_vectors_get(struct dmirror_vectors *vec,
-			       unsigned long npages)
+/* Pages that may move after setup, that have a destination, that moved. */
+static unsigned long dmirror_count_phase(const struct migrate_vma *args,
+					 enum dmirror_phase phase)
 {
-	vec->src = kvcalloc(npages, sizeof(*vec->src) + sizeof(*vec->dst) +
-			    sizeof(*vec->pool), GFP_KERNEL);
-	vec->dst = vec->src + npages;
-	vec->pool = (struct page **)(vec->dst + npages);
-	return vec->src ? 0 : -ENOMEM;
-}
+	unsigned long i, nr, n = 0;
 
-/* Where destinations come from. */
-struct dmirror_target {
-	struct dmirror_grant *grant;	/* of a device, or NULL: the system */
-	struct vm_area_struct *vma;	/* for the policy of system pages */
-	unsigned long *fail_alloc;	/* FLAGS of the context, or NULL */
-	/*
-	 * A CPU fault or eviction: the source has a reference too many, or no
-	 * page tables at hand, for the core to split it. One that is huge gets
-	 * a huge destination or none.
-	 */
-	bool whole;
-	bool cpu_waits;			/* for a page that must be had */
-	struct page **pool;		/* system pages had at once */
-	unsigned long nr_pool;		/* how many are left of them */
-};
+	if (phase == DMIRROR_PHASE_BEGIN)
+		return 0;
+	for (i = 0; i < args->npages; i += nr) {
+		unsigned long word = phase == DMIRROR_PHASE_SETUP ?
+			args->src[i] : args->dst[i];
 
-/*
- * Have a system page at hand for every small source: one by one they cost half
- * as much as the copy. On several nodes the memory's policy is asked for each.
- */
-static void dmirror_fill_pool(struct dmirror_target *to,
-			      const struct dmirror_vectors *vec,
-			      unsigned long npages)
-{
-	unsigned long i, n = 0;
-
-	for (i = 0; i < npages; i++)
-		n += (vec->src[i] & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
-				     MIGRATE_PFN_COMPOUND)) ==
-			(MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE);
-	if (n < 2 || num_online_nodes() > 1)
-		return;
-	/* Pages that an earlier leaf left in it would count as had. */
-	memset(vec->pool, 0, n * sizeof(*vec->pool));
-	to->pool = vec->pool;
-	to->nr_pool = dmirror_alloc_bulk(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN |
-					 __GFP_RETRY_MAYFAIL, n, vec->pool);
-}
-
-static void dmirror_drain_pool(struct dmirror_target *to)
-{
-	while (to->nr_pool)
-		__free_page(to->pool[--to->nr_pool]);
-}
-
-static struct page *dmirror_alloc_system(struct dmirror_target *to,
-					 unsigned long addr, unsigned int order)
-{
-	struct vm_area_struct *vma = to->vma;
-	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
-	struct folio *folio;
-	struct page *page;
-
-	if (!order && to->nr_pool) {
-		page = to->pool[--to->nr_pool];
-	} else if (!order) {
-		/* A failure is a page that stays: no reason to kill. */
-		if (!to->cpu_waits)
-			gfp |= __GFP_RETRY_MAYFAIL;
-		page = vma ? alloc_page_vma(gfp, vma, addr) : alloc_page(gfp);
-	} else {
-		gfp |= __GFP_COMP |
-			(to->whole ? __GFP_RETRY_MAYFAIL : __GFP_NORETRY);
-		folio = vma ? dmirror_vma_alloc_folio(gfp, order, vma, addr) :
-			      folio_alloc(gfp, order);
-		page = folio ? folio_page(folio, 0) : NULL;
+		nr = word & MIGRATE_PFN_COMPOUND ? HPAGE_PMD_NR : 1;
+		if (args->src[i] & MIGRATE_PFN_MIGRATE && word)
+			n += nr;
 	}
-	/* Nobody else has it yet. */
-	if (page)
-		__folio_set_locked(page_folio(page));
-	return page;
+	return n;
 }
 
-static struct page *dmirror_alloc_target(struct dmirror_target *to,
-					 unsigned long addr, unsigned int order)
+void dmirror_tell_phase(const struct dmirror_pass *pass,
+			const struct migrate_vma *args,
+			enum dmirror_phase phase)
 {
-	if (to->fail_alloc && test_and_clear_bit(0, to->fail_alloc))
-		return NULL;
-	if (to->grant)
-		return dmirror_devmem_alloc(to->grant, order);
-	return dmirror_alloc_system(to, addr, order);
-}
-
-/* Undo the allocation of @n small destinations that hold nothing yet. */
-static void dmirror_free_targets(unsigned long *dst, unsigned long n)
-{
-	while (n--) {
-		struct page *page = migrate_pfn_to_page(dst[n]);
-
-		dst[n] = 0;
-		unlock_page(page);
-		put_page(page);
-	}
-}
-
-/*
- * Eviction finds pages by their number, so also one that a CPU fault has just
- * migrated and is about to drop: its charge has gone to the copy, and a copy of
- * that would be on the LRU without one, where the core looks for it for ever.
- */
-static bool dmirror_left_behind(struct page *page)
-{
-	return !mem_cgroup_disabled() && !folio_memcg(page_folio(page));
-}
-
-/* @nr destinations for one source folio or hole; false when it stays. */
-static bool dmirror_get_targets(struct dmirror_target *to,
-				unsigned long addr, unsigned long *dst,
-				unsigned long nr)
-{
-	struct page *page = dmirror_alloc_target(to, addr, ilog2(nr));
-	unsigned long i;
-
-	if (page) {
-		dst[0] = migrate_pfn(page_to_pfn(page));
-		if (nr > 1)
-			dst[0] |= MIGRATE_PFN_COMPOUND;
-		return true;
-	}
-	if (nr == 1 || to->whole)
-		return false;
-	for (i = 0; i < nr; i++) {
-		page = dmirror_alloc_target(to, addr + (i << PAGE_SHIFT), 0);
-		if (!page) {
-			dmirror_free_targets(dst, i);
-			return false;
-		}
-		dst[i] = migrate_pfn(page_to_pfn(page));
-	}
-	return true;
-}
-
-/* Where the data of page @i of the folio of @page are. */
-static struct page *dmirror_nth_backing(struct page *page, unsigned long i)
-{
-	return dmirror_own_backing(folio_page(page_folio(page), i));
-}
-
-static struct page *dmirror_nth_target(const unsigned long *dst,
-				       unsigned long i)
-{
-	if (dst[0] & MIGRATE_PFN_COMPOUND)
-		return dmirror_nth_backing(migrate_pfn_to_page(dst[0]), i);
-	return dmirror_own_backing(migrate_pfn_to_page(dst[i]));
-}
-
-/*
- * The alloc-and-copy step. The sources are locked and unmapped, and no device
- * entry for them is left. Returns the index of the first page for which there
- * was no destination, @npages when all have one.
- */
-static unsigned long dmirror_alloc_and_copy(struct dmirror_target *to,
-					    const unsigned long *src,
-					    unsigned long *dst,
-					    unsigned long start,
-					    unsigned long npages)
-{
-	unsigned long i, j, nr, stays = npages;
-
-	for (i = 0; i < npages; i += nr) {
-		struct page *page = migrate_pfn_to_page(src[i]);
-
-		nr = 1;
-		if (!(src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-		/* A hole or the zero page: only a device fills it. */
-		if (!page && !to->grant)
-			continue;
-		if (page && !to->vma && dmirror_left_behind(page))
-			continue;
-		/* The core refuses it later; it may not even be readable. */
-		if (page && to->grant && !PageAnon(page))
-			continue;
-		if (src[i] & MIGRATE_PFN_COMPOUND)
-			nr = page ? folio_nr_pages(page_folio(page)) :
-				    HPAGE_PMD_NR;
-		if (!dmirror_get_targets(to, start + (i << PAGE_SHIFT),
-					 dst + i, nr)) {
-			stays = min(stays, i);
-			continue;
-		}
-		for (j = 0; j < nr; j++) {
-			struct page *target = dmirror_nth_target(dst + i, j);
-			struct page *source;
-
-			if (!page) {
-				clear_highpage(target);
-				continue;
-			}
-			source = dmirror_nth_backing(page, j);
-			copy_highpage(target, source);
-			/* What the device wrote must not come back clean. */
-			if (!to->grant && PageDirty(source))
-				SetPageDirty(target);
-		}
-	}
-	return stays;
+	dmirror_log_action(pass->dev, pass->id, pass->event + phase,
+			   args->start, args->end,
+			   dmirror_count_phase(args, phase), 0, 0);
 }
 
 /*
  * The device entries of sources that move, before their data is copied: those
- * from one page that stays to the next at a time.
+ * from one page that stays to the next at a time. Counts the latter.
  */
 static void dmirror_unmap_sources(struct dmirror_context *ctx,
-				  const struct migrate_vma *args)
+				  const struct migrate_vma *args,
+				  struct dmirror_target *to)
 {
 	unsigned long i, nr, first = 0;
 
@@ -262,6 +60,8 @@ static void dmirror_unmap_sources(struct dmirror_context *ctx,
 			HPAGE_PMD_NR : 1;
 		if (moves)
 			continue;
+		if (i < args->npages)
+			dmirror_stays(to, DMIRROR_STAYED_ABSENT, 1);
 		if (first < i)
 			dmirror_pt_drop(ctx, args->start + (first << PAGE_SHIFT),
 					args->start + (i << PAGE_SHIFT), false,
@@ -314,57 +114,62 @@ static void dmirror_map_targets(struct dmirror_context *ctx,
 			dmirror_pt_drop(ctx, addr, addr + PAGE_SIZE, false,
 					false);
 		}
-		ctx->counters.pages_to_device += nr;
 	}
 	mutex_unlock(&ctx->lock);
 }
 
-/* Pages of @src that moved; a huge folio counts all of its pages (D-08). */
-static unsigned long dmirror_count_moved(const unsigned long *src,
-					 const unsigned long *dst,
-					 unsigned long npages)
+/* The pgmap_owner and flags of a call: as it was told, or its direction needs. */
+static void dmirror_select(const struct dmirror_job *job,
+			   struct migrate_vma *args)
 {
-	unsigned long i, nr, moved = 0;
+	struct dmirror_device *dev = job->ctx->dev;
+	u32 select = job->told ? job->told->call->select : 0;
 
-	for (i = 0; i < npages; i += nr) {
-		nr = 1;
-		if (!(src[i] & MIGRATE_PFN_MIGRATE) ||
-		    !(src[i] & MIGRATE_PFN_VALID))
-			continue;
-		if (dst[i] & MIGRATE_PFN_COMPOUND)
-			nr = HPAGE_PMD_NR;
-		moved += nr;
-	}
-	return moved;
+	args->pgmap_owner = dev;
+	if (job->told)
+		args->pgmap_owner = dmirror_owner(dev, job->told->call->owner);
+	if (!select)
+		select = DMIRROR_SELECT_COMPOUND |
+			(job->grant    ? DMIRROR_SELECT_SYSTEM :
+			 dev->coherent ? DMIRROR_SELECT_COHERENT :
+					 DMIRROR_SELECT_PRIVATE);
+	if (select & DMIRROR_SELECT_SYSTEM)
+		args->flags |= MIGRATE_VMA_SELECT_SYSTEM;
+	if (select & DMIRROR_SELECT_PRIVATE)
+		args->flags |= MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	if (select & DMIRROR_SELECT_COHERENT)
+		args->flags |= MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+	if (select & DMIRROR_SELECT_COMPOUND)
+		args->flags |= MIGRATE_VMA_SELECT_COMPOUND;
 }
 
 /*
- * One call of a context and what it has at hand, for one leaf after the other.
- * @grant is part of a call that begins with dmirror_call_begin(), or NULL on
- * the way to system memory, where no entries are installed either.
- */
-struct dmirror_job {
-	struct dmirror_context *ctx;
-	struct dmirror_grant *grant;
-	struct dmirror_vectors vec;
-	struct dmirror_claim claim;
-	unsigned long moved;
-	unsigned long stopped;	/* with an error: the first address not done */
-};
-
-/*
  * Migrate [@start, @end) of @vma, at most one leaf. Returns where a page stayed
- * for want of memory, @end when none did, or an error.
+ * that should not have, @end when none did, or an error.
  */
 static long dmirror_migrate_vma(struct dmirror_job *job,
 				struct vm_area_struct *vma, unsigned long start,
 				unsigned long end)
 {
 	struct dmirror_context *ctx = job->ctx;
+	struct dmirror_told *told = job->told;
+	const struct dmirror_pass pass = {
+		.dev = ctx->dev,
+		.id = ctx->id,
+		.event = DMIRROR_EVENT_MIGRATE_BEGIN,
+		.point = DMIRROR_HOLD_MIGRATE_BEGIN,
+	};
 	struct dmirror_target to = {
+		.dev = ctx->dev,
+		.id = ctx->id,
 		.grant = job->grant,
 		.vma = vma,
 		.fail_alloc = &ctx->fail_alloc,
+		.how = told && told->how ?
+			told->how + ((start - told->start) >> PAGE_SHIFT) :
+			NULL,
+		.order = told ? told->call->order : DMIRROR_ORDER_SOURCE,
+		.stayed = job->stayed,
 	};
 	struct migrate_vma args = {
 		.vma = vma,
@@ -372,32 +177,45 @@ static long dmirror_migrate_vma(struct dmirror_job *job,
 		.dst = job->vec.dst,
 		.start = start,
 		.end = end,
-		.pgmap_owner = ctx->dev,
-		.flags = MIGRATE_VMA_SELECT_COMPOUND,
 	};
 	unsigned long stays;
 	int ret;
 
-	if (job->grant)
-		args.flags |= MIGRATE_VMA_SELECT_SYSTEM;
-	else if (ctx->dev->coherent)
-		args.flags |= MIGRATE_VMA_SELECT_DEVICE_COHERENT;
-	else
-		args.flags |= MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	dmirror_select(job, &args);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_BEGIN);
 	ret = migrate_vma_setup(&args);
 	if (ret)
 		return ret;
-	dmirror_unmap_sources(ctx, &args);
+	if (told)
+		dmirror_told_setup(told, &args);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_SETUP);
+
+	dmirror_unmap_sources(ctx, &args, &to);
 	if (!job->grant)
 		dmirror_fill_pool(&to, &job->vec, args.npages);
 	stays = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
 				       args.npages);
 	dmirror_drain_pool(&to);
+	if (told)
+		dmirror_note_words(told, &args, DMIRROR_PHASE_COPIED);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_COPIED);
+
 	migrate_vma_pages(&args);
-	job->moved += dmirror_count_moved(args.src, args.dst, args.npages);
+	if (told)
+		dmirror_note_words(told, &args, DMIRROR_PHASE_PAGES);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_PAGES);
+
+	job->moved += dmirror_count_moved(&to, args.src, args.dst, args.npages,
+					  &job->huge);
 	if (job->grant)
 		dmirror_map_targets(ctx, &job->claim, &args);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_MAPPED);
+
 	migrate_vma_finalize(&args);
+	if (told)
+		dmirror_told_end(told, &args);
+	dmirror_enter(&pass, &args, DMIRROR_PHASE_END);
+	job->error = to.error;
 	return start + (stays << PAGE_SHIFT);
 }
 
@@ -406,8 +224,8 @@ static long dmirror_migrate_vma(struct dmirror_job *job,
  * span several VMAs. Stores in @stopped where it ended: at @end, where a page
  * stayed for want of memory, or, with an error, where it could not begin.
  */
-static int dmirror_migrate_range(struct dmirror_job *job, unsigned long start,
-				 unsigned long end, unsigned long *stopped)
+int dmirror_migrate_range(struct dmirror_job *job, unsigned long start,
+			  unsigned long end, unsigned long *stopped)
 {
 	struct mm_struct *mm = job->ctx->notifier.mm;
 	unsigned long addr = start, next;
@@ -419,7 +237,9 @@ static int dmirror_migrate_range(struct dmirror_job *job, unsigned long start,
 		if (ret)
 			return ret;
 	}
-	dmirror_claim(job->ctx, &job->claim, MMU_NOTIFY_MIGRATE, start, end);
+	dmirror_claim(job->ctx, &job->claim, MMU_NOTIFY_MIGRATE,
+		      job->told && job->told->call->flags & DMIRROR_MIGRATE_OBEY,
+		      start, end);
 	ret = mmap_read_lock_killable(mm);
 	if (ret)
 		goto out;
@@ -448,8 +268,8 @@ out:
 }
 
 /* To the device: pages that stay are counted later, by where all of them are. */
-static int dmirror_leaf_to_device(struct dmirror_job *job, unsigned long start,
-				  unsigned long end, unsigned long *next)
+int dmirror_leaf_to_device(struct dmirror_job *job, unsigned long start,
+			   unsigned long end, unsigned long *next)
 {
 	unsigned long stopped;
 	int ret;
@@ -459,6 +279,8 @@ static int dmirror_leaf_to_device(struct dmirror_job *job, unsigned long start,
 		return ret;
 	*next = start + (job->grant->pages << PAGE_SHIFT);
 	ret = dmirror_migrate_range(job, start, *next, &stopped);
+	if (ret)
+		*next = stopped;
 	dmirror_grant_put(job->grant);
 	return ret;
 }
@@ -477,35 +299,53 @@ static int dmirror_leaf_to_system(struct dmirror_job *job, unsigned long start,
 		return ret;
 	start = *next;
 	ret = dmirror_migrate_range(job, start, end, next);
-	return !ret && *next == start ? -ENOMEM : ret;
+	return !ret && *next == start ? job->error : ret;
 }
 
-/* Migrate the range of a call leaf by leaf. */
-static int dmirror_migrate(struct dmirror_job *job,
-			   const struct hmm_dmirror_cmd *cmd)
+/* Migrate [@addr, @end) leaf by leaf. */
+int dmirror_migrate(struct dmirror_job *job, unsigned long addr,
+		    unsigned long end)
 {
-	unsigned long end = cmd->addr + (cmd->npages << PAGE_SHIFT);
-	unsigned long addr = cmd->addr, next;
+	struct dmirror_counters *counters = &job->ctx->counters;
+	unsigned long next;
+	unsigned int i;
 	int ret;
 
-	ret = dmirror_vectors_get(&job->vec, min_t(u64, cmd->npages,
-						   DMIRROR_LEAF_PAGES));
+	ret = dmirror_vectors_get(&job->vec,
+				  min_t(unsigned long,
+					(end - addr) >> PAGE_SHIFT,
+					DMIRROR_LEAF_PAGES));
 	while (!ret && addr < end) {
+		unsigned long leaf_end = dmirror_leaf_end(addr, end);
+
 		next = addr;
-		ret = job->grant ?
-			dmirror_leaf_to_device(job, addr,
-					       dmirror_leaf_end(addr, end),
-					       &next) :
-			dmirror_leaf_to_system(job, addr,
-					       dmirror_leaf_end(addr, end),
-					       &next);
+		if (job->told)
+			ret = dmirror_leaf_as_told(job, addr, leaf_end, &next);
+		else if (job->grant)
+			ret = dmirror_leaf_to_device(job, addr, leaf_end,
+						     &next);
+		else
+			ret = dmirror_leaf_to_system(job, addr, leaf_end,
+						     &next);
 		addr = next;
 		if (!ret && addr < end && fatal_signal_pending(current))
 			ret = -EINTR;
 		cond_resched();
 	}
-	kvfree(job->vec.src);
+	dmirror_vectors_put(&job->vec);
 	job->stopped = addr;
+
+	mutex_lock(&job->ctx->lock);
+	if (job->grant) {
+		counters->pages_to_device += job->moved;
+		counters->huge_to_device += job->huge;
+	} else {
+		counters->pages_to_system += job->moved;
+		counters->huge_to_system += job->huge;
+	}
+	for (i = 0; i < ARRAY_SIZE(job->stayed); i++)
+		counters->stayed[i] += job->stayed[i];
+	mutex_unlock(&job->ctx->lock);
 	return ret;
 }
 
@@ -568,7 +408,8 @@ long dmirror_migrate_to_device(struct dmirror_context *ctx,
 	int ret, err;
 
 	dmirror_call_begin(&grant, ctx->dev, ctx->id);
-	ret = dmirror_migrate(&job, cmd);
+	ret = dmirror_migrate(&job, cmd->addr,
+			      cmd->addr + (cmd->npages << PAGE_SHIFT));
 	err = dmirror_count_resident(ctx, cmd);
 	if (!ret)
 		ret = err;
@@ -587,102 +428,8 @@ long dmirror_migrate_to_system(struct dmirror_context *ctx,
 	struct dmirror_job job = { .ctx = ctx };
 	int ret;
 
-	ret = dmirror_migrate(&job, cmd);
+	ret = dmirror_migrate(&job, cmd->addr,
+			      cmd->addr + (cmd->npages << PAGE_SHIFT));
 	cmd->cpages = ret ? (job.stopped - cmd->addr) >> PAGE_SHIFT : job.moved;
-	mutex_lock(&ctx->lock);
-	ctx->counters.pages_to_system += job.moved;
-	mutex_unlock(&ctx->lock);
 	return ret;
-}
-
-/*
- * A CPU touched a page of ours. No context is involved and none is looked for:
- * each one that mirrors the page, in whatever process, obeys the event that
- * the migration raises.
- */
-vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
-{
-	struct dmirror_device *dev = dmirror_page_device(vmf->page);
-	struct dmirror_target to = {
-		.vma = vmf->vma,
-		.whole = true,
-		.cpu_waits = true,
-	};
-	struct migrate_vma args = {
-		.vma = vmf->vma,
-		.start = vmf->address & PAGE_MASK,
-		.pgmap_owner = dev,
-		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-		.fault_page = vmf->page,
-	};
-	unsigned long flags, stays, moved = 0, npages = 1;
-	unsigned long one[2];
-	vm_fault_t ret = 0;
-
-	/* Mapped by a PMD: the folio comes back as a whole. */
-	if (dmirror_fault_is_huge(vmf)) {
-		npages = HPAGE_PMD_NR;
-		args.start &= PMD_MASK;
-		args.flags |= MIGRATE_VMA_SELECT_COMPOUND;
-	}
-	args.end = args.start + (npages << PAGE_SHIFT);
-
-	args.src = npages == 1 ? one :
-		kcalloc(2 * npages, sizeof(*args.src), GFP_KERNEL);
-	if (!args.src)
-		return VM_FAULT_OOM;
-	args.dst = args.src + npages;
-
-	if (migrate_vma_setup(&args)) {
-		ret = VM_FAULT_SIGBUS;
-		goto out;
-	}
-	stays = dmirror_alloc_and_copy(&to, args.src, args.dst, args.start,
-				       args.npages);
-	migrate_vma_pages(&args);
-	moved = dmirror_count_moved(args.src, args.dst, args.npages);
-	migrate_vma_finalize(&args);
-	if (stays < args.npages)
-		ret = VM_FAULT_OOM;
-out:
-	if (args.src != one)
-		kfree(args.src);
-	spin_lock_irqsave(&dev->lock, flags);
-	dev->cpu_faults++;
-	dev->pages_faulted += moved;
-	spin_unlock_irqrestore(&dev->lock, flags);
-	return ret;
-}
-
-/*
- * Bring back what is in use of @npages device pages from @pfn on, at most a
- * block, whoever maps them. Returns how many came; those that are locked or
- * busy stay. The caller sees to it that the page map stays.
- */
-unsigned long dmirror_evict(struct dmirror_device *dev, unsigned long pfn,
-			    unsigned long npages)
-{
-	struct dmirror_target to = { .whole = true };
-	struct dmirror_vectors vec;
-	unsigned long flags, moved;
-
-	if (dmirror_vectors_get(&vec, npages))
-		return 0;
-	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
-		down_write(&dmirror_evict_sem);
-	migrate_device_range(vec.src, pfn, npages);
-	dmirror_fill_pool(&to, &vec, npages);
-	dmirror_alloc_and_copy(&to, vec.src, vec.dst, 0, npages);
-	dmirror_drain_pool(&to);
-	migrate_device_pages(vec.src, vec.dst, npages);
-	moved = dmirror_count_moved(vec.src, vec.dst, npages);
-	migrate_device_finalize(vec.src, vec.dst, npages);
-	if (!DMIRROR_EXCLUSIVE_MAY_MIGRATE)
-		up_write(&dmirror_evict_sem);
-	kvfree(vec.src);
-
-	spin_lock_irqsave(&dev->lock, flags);
-	dev->pages_evicted += moved;
-	spin_unlock_irqrestore(&dev->lock, flags);
-	return moved;
 }

@@ -21,11 +21,12 @@ bool dmirror_filter = true;
  * way have ended, so it is called without the mmap lock or a folio lock.
  */
 void dmirror_claim(struct dmirror_context *ctx, struct dmirror_claim *claim,
-		   enum mmu_notifier_event event, unsigned long start,
-		   unsigned long end)
+		   enum mmu_notifier_event event, bool obey,
+		   unsigned long start, unsigned long end)
 {
 	claim->task = current;
 	claim->event = event;
+	claim->obey = obey;
 	claim->start = start;
 	claim->end = end;
 	bitmap_zero(claim->hit, DMIRROR_LEAF_PAGES);
@@ -49,6 +50,23 @@ bool dmirror_claim_hit(const struct dmirror_claim *claim, unsigned long addr)
 	return test_bit((addr - claim->start) >> PAGE_SHIFT, claim->hit);
 }
 
+/* DMIRROR_EVENT_* of an event, 0 for one that a later kernel may have. */
+u16 dmirror_event_type(enum mmu_notifier_event event)
+{
+	static const u8 types[] = {
+		[MMU_NOTIFY_UNMAP] = DMIRROR_EVENT_UNMAP,
+		[MMU_NOTIFY_CLEAR] = DMIRROR_EVENT_CLEAR,
+		[MMU_NOTIFY_PROTECTION_VMA] = DMIRROR_EVENT_PROTECTION_VMA,
+		[MMU_NOTIFY_PROTECTION_PAGE] = DMIRROR_EVENT_PROTECTION_PAGE,
+		[MMU_NOTIFY_SOFT_DIRTY] = DMIRROR_EVENT_SOFT_DIRTY,
+		[MMU_NOTIFY_RELEASE] = DMIRROR_EVENT_RELEASE,
+		[MMU_NOTIFY_MIGRATE] = DMIRROR_EVENT_MIGRATE,
+		[MMU_NOTIFY_EXCLUSIVE] = DMIRROR_EVENT_EXCLUSIVE,
+	};
+
+	return event < ARRAY_SIZE(types) ? types[event] : 0;
+}
+
 /*
  * The owner says something only for MIGRATE and EXCLUSIVE and is uninitialised
  * otherwise (mmu_notifier_range_init() leaves it alone): look at the event
@@ -66,7 +84,7 @@ static bool dmirror_own_event(struct dmirror_context *ctx,
 		return false;
 	list_for_each_entry(claim, &ctx->claims, node)
 		if (claim->task == current && claim->event == range->event)
-			return true;
+			return !claim->obey;
 	return false;
 }
 
@@ -98,11 +116,20 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 	struct dmirror_context *ctx =
 		container_of(notifier, struct dmirror_context, notifier);
 	bool blockable = mmu_notifier_range_blockable(range);
+	u16 type = dmirror_event_type(range->event);
+	unsigned long entries;
+	u16 flags = 0;
 
-	if (blockable)
+	if (blockable) {
+		dmirror_hold_callback(ctx->dev, ctx->id, 0, type, range->start,
+				      range->end);
 		mutex_lock(&ctx->lock);
-	else if (!mutex_trylock(&ctx->lock))
+	} else if (!mutex_trylock(&ctx->lock)) {
+		atomic64_inc(&ctx->events_refused);
+		dmirror_log_notice(ctx->dev, ctx, range, type, 0, cur_seq,
+				   DMIRROR_EVENT_REFUSED, 0);
 		return false;
+	}
 
 	/*
 	 * Also for an event that is filtered: a device fault that looked at
@@ -111,17 +138,24 @@ static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 	mmu_interval_set_seq(notifier, cur_seq);
 
 	ctx->counters.events_seen++;
+	ctx->counters.seen[type]++;
 	if (READ_ONCE(dmirror_filter) && dmirror_own_event(ctx, range)) {
 		ctx->counters.events_filtered++;
-		ctx->counters.entries_kept +=
-			dmirror_pt_count(ctx, range->start, range->end);
+		ctx->counters.filtered[type]++;
+		entries = dmirror_pt_count(ctx, range->start, range->end);
+		ctx->counters.entries_kept += entries;
+		flags = DMIRROR_EVENT_FILTERED;
 	} else {
 		ctx->counters.events_obeyed++;
-		dmirror_pt_drop(ctx, range->start, range->end,
-				range->event == MMU_NOTIFY_UNMAP ||
-				range->event == MMU_NOTIFY_RELEASE, blockable);
+		ctx->counters.obeyed[type]++;
+		entries = dmirror_pt_drop(ctx, range->start, range->end,
+					  range->event == MMU_NOTIFY_UNMAP ||
+					  range->event == MMU_NOTIFY_RELEASE,
+					  blockable);
 	}
 	dmirror_mark_claims(ctx, range->start, range->end);
+	dmirror_log_notice(ctx->dev, ctx, range, type, 0, cur_seq, flags,
+			   entries);
 
 	mutex_unlock(&ctx->lock);
 	return true;

@@ -125,13 +125,13 @@ void dmirror_pt_unprepare(struct dmirror_context *ctx, unsigned long addr)
 
 /*
  * Remove every entry of [@start, @end); visits only leaves that exist, and
- * frees empty ones when their addresses are @unmapped.
+ * frees empty ones when their addresses are @unmapped. Returns how many.
  */
-void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
-		     unsigned long end, bool unmapped, bool may_sleep)
+unsigned long dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
+			      unsigned long end, bool unmapped, bool may_sleep)
 {
 	struct dmirror_leaf *leaf;
-	unsigned long index;
+	unsigned long index, all = 0;
 
 	lockdep_assert_held(&ctx->lock);
 	xa_for_each_range(&ctx->leaves, index, leaf, start >> PMD_SHIFT,
@@ -144,13 +144,15 @@ void dmirror_pt_drop(struct dmirror_context *ctx, unsigned long start,
 			leaf->entry[i] = 0;
 		}
 		leaf->nr_present -= dropped;
-		ctx->counters.entries_present -= dropped;
-		ctx->counters.entries_dropped += dropped;
+		all += dropped;
 		if (unmapped)
 			dmirror_pt_trim(ctx, index << PMD_SHIFT);
 		if (may_sleep)
 			cond_resched();
 	}
+	ctx->counters.entries_present -= all;
+	ctx->counters.entries_dropped += all;
+	return all;
 }
 
 /* Entries of [@start, @end). */

@@ -70,49 +70,19 @@ static void dmirror_permissions(struct dmirror_context *ctx,
 	}
 }
 
-/* At most one leaf; the same bounds on time as a device fault. */
 static int dmirror_snapshot_leaf(struct dmirror_context *ctx,
 				 unsigned long start, unsigned long end,
 				 unsigned long *pfns, u8 *perm)
 {
-	unsigned long deadline =
-		jiffies + msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT);
-	unsigned long npages = (end - start) >> PAGE_SHIFT;
-	struct mm_struct *mm = ctx->notifier.mm;
-	struct hmm_range range = {
-		.notifier = &ctx->notifier,
-		.start = start,
-		.end = end,
-		.hmm_pfns = pfns,
-		.dev_private_owner = ctx->dev,
-	};
+	struct dmirror_walker walker;
 	int ret;
 
-	for (;;) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		memset(pfns, 0, npages * sizeof(*pfns));
-		range.notifier_seq = mmu_interval_read_begin(range.notifier);
-		ret = mmap_read_lock_killable(mm);
-		if (ret)
-			return ret;
-		ret = hmm_range_fault(&range);
-		mmap_read_unlock(mm);
-		if (ret && ret != -EBUSY)
-			return ret;
-		if (!ret) {
-			mutex_lock(&ctx->lock);
-			if (!mmu_interval_read_retry(range.notifier,
-						     range.notifier_seq))
-				break;
-			mutex_unlock(&ctx->lock);
-		}
-		if (time_after(jiffies, deadline))
-			return -EBUSY;
-		cond_resched();
-	}
+	dmirror_walker_init(&walker, ctx, start, end, pfns);
+	ret = dmirror_walk_lock(ctx, &walker);
+	if (ret)
+		return ret;
 	/* The pages are only ours to look at while nothing can invalidate. */
-	dmirror_permissions(ctx, pfns, npages, perm);
+	dmirror_permissions(ctx, pfns, (end - start) >> PAGE_SHIFT, perm);
 	mutex_unlock(&ctx->lock);
 	return 0;
 }

@@ -14,10 +14,19 @@ places=$(.venv/bin/dmirror build)
 source=$(echo "$places" | sed -n 's/^source=//p')
 build=$(echo "$places" | sed -n 's/^build=//p')
 
-# ALLOC_WITH_SIZEOF: kzalloc_obj() is younger than most of the kernels. BIT_MACRO: user space has no BIT().
-"$source/scripts/checkpatch.pl" --no-tree --quiet --strict --show-types --ignore ALLOC_WITH_SIZEOF \
-	--file kmod/*.[ch] kmod/compat/compat.h
-"$source/scripts/checkpatch.pl" --no-tree --quiet --strict --show-types --ignore BIT_MACRO --file kmod/uapi/*.h
+checkpatch() {
+	ignored=$1
+	shift
+	"$source/scripts/checkpatch.pl" --no-tree --quiet --strict --show-types --ignore "$ignored" --file "$@"
+}
+
+# kzalloc_obj() is younger than most of the kernels.
+# shellcheck disable=SC2046
+checkpatch ALLOC_WITH_SIZEOF $(find kmod -maxdepth 1 -name "*.[ch]" ! -name trace.h) kmod/compat/compat.h
+# User space has no BIT().
+checkpatch BIT_MACRO kmod/uapi/*.h
+# The macros of tracepoints have a layout of their own.
+checkpatch COMPLEX_MACRO,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT kmod/trace.h
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -140,6 +140,11 @@ static inline struct page *dmirror_make_exclusive(struct mm_struct *mm,
 }
 
 /*
+ * DMIRROR_HAVE_TWO_PASS: mmu_interval_notifier_ops has invalidate_start and
+ * invalidate_finish. 7.2 has them, 6.12 has not.
+ */
+
+/*
  * DMIRROR_HAVE_FAULT_UNLOCKED: hmm_range_fault_unlocked_timeout(), which lets
  * a fault handler drop the mmap lock. 7.3.
  */
