@@ -5,10 +5,10 @@
 #   KDIR=~/linux     a kernel tree                         APPEND="..."   more of the kernel's command line
 #   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
 #   T=expression     a part of the tests (pytest -k)       TORTURE=1800   seconds for each torture test
-#   SEED=N           where they begin, as a failure says
+#   SEED=N           where they begin, as a failure says   TIMES=50       how often each device test runs
 
 DMIRROR := .venv/bin/dmirror
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -20,7 +20,7 @@ demo: setup
 
 test: setup
 	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T") $(if $(TORTURE),--torture "$$TORTURE") \
-		$(if $(SEED),--seed "$$SEED")
+		$(if $(SEED),--seed "$$SEED") $(if $(TIMES),--times "$$TIMES")
 
 peer: setup
 	@$(DMIRROR) peer $(guest)

@@ -127,6 +127,8 @@ def _test(args: argparse.Namespace) -> int:
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     given = {"guests": args.guests, "torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
+    if args.times is not None:
+        options.append(f"--count={args.times}")
     device = _pytest(args, "tests/device", *options)
     if device not in (0, 1, _NO_TESTS):
         return 2
@@ -178,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
     test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 3)")
+    test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")

@@ -67,3 +67,12 @@ def test_the_contract_of_a_test_goes_into_its_report(pytester: pytest.Pytester) 
     result = pytester.runpytest("--strict-markers", "--junitxml=out.xml")
     result.assert_outcomes(passed=1)
     assert '<property name="contract" value="M-06"' in (pytester.path / "out.xml").read_text()
+
+
+def test_a_test_is_found_by_its_contract(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.contract('Z-02')\ndef test_one(): pass\n"
+        "@pytest.mark.contract('Z-04')\ndef test_two(): pass\n"
+    )
+    pytester.runpytest_inprocess("-k", "Z-02", "--count=3").assert_outcomes(passed=3, deselected=3)

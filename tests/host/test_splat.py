@@ -152,8 +152,11 @@ LOG = []
 class Scripted(splat.KernelLog):
     def _new(self):
         new, LOG[:] = LOG[:], []
+        self.spoke = bool(new)
         return new
     def _say(self, message, level=5):
+        pass
+    def _warn_again(self):
         pass
     def _new_taints(self):
         return []
@@ -211,3 +214,67 @@ def test_taint_without_a_line_in_the_log_fails_too(pytester: pytest.Pytester) ->
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*tainted during this test: bad page*"])
+
+
+def test_what_a_complaint_is_about_stands_before_its_stacks() -> None:
+    (found,) = splat.parse(WARN.splitlines())
+    assert found.head.splitlines()[1:] == WARN.splitlines()[2:4]
+    (found,) = splat.parse(OOPS.splitlines())
+    assert "dmirror_do_write" not in found.head
+
+
+EXPECTING = """
+import pytest
+
+@pytest.mark.complains(r"WARNING: .* at mm/memremap")
+def test_right(kernel): kernel.extend(LOG_OF_A_WARNING)
+@pytest.mark.complains("mm/memremap")
+def test_silent(kernel): kernel.append("all is well")
+@pytest.mark.complains("mm/memremap")
+def test_other(kernel): kernel.append("WARNING: CPU: 1 PID: 80 at mm/hmm.c:1 hmm_range_fault+0x1a/0x90")
+@pytest.mark.complains("dmirror_fault")
+def test_only_in_the_stack(kernel): kernel.extend(LOG_OF_A_WARNING)
+@pytest.mark.complains("mm/memremap")
+def test_more_than_that(kernel): kernel.extend([*LOG_OF_A_WARNING, "BUG: Bad rss-counter state mm:1"])
+@pytest.mark.complains("mm/memremap")
+@pytest.mark.complains("Bad rss-counter")
+def test_both(kernel): kernel.extend([*LOG_OF_A_WARNING, "BUG: Bad rss-counter state mm:1"])
+@pytest.mark.complains("mm/memremap")
+def test_failing(kernel):
+    kernel.extend(LOG_OF_A_WARNING)
+    assert 0
+@pytest.mark.complains("mm/memremap")
+@pytest.mark.xfail(strict=True)
+def test_failing_as_expected(kernel): assert 0
+@pytest.mark.skip(reason="why not")
+@pytest.mark.complains("mm/memremap")
+def test_skipping(kernel): pass
+"""
+VERDICTS = {
+    "test_right": "PASSED",
+    "test_silent": "FAILED",
+    "test_other": "FAILED",
+    "test_only_in_the_stack": "FAILED",
+    "test_more_than_that": "FAILED",
+    "test_both": "PASSED",
+    "test_failing": "FAILED",
+    "test_failing_as_expected": "XFAIL",
+}
+
+
+def test_a_complaint_that_is_expected_has_to_come_and_no_other(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST.replace("return []", 'return ["warning"] if self.spoke else []'))
+    pytester.makepyfile(f"LOG_OF_A_WARNING = {WARN.splitlines()!r}\n{EXPECTING}")
+    result = pytester.runpytest("-rA", "-p", "no:cacheprovider")
+    said = result.stdout.str()
+    for name, verdict in VERDICTS.items():
+        assert f"{verdict} test_a_complaint_that_is_expected_has_to_come_and_no_other.py::{name}" in said
+    assert said.count("did not complain during this test, as it should, of") == 3
+    result.stdout.fnmatch_lines(
+        [
+            "*did not complain during this test, as it should, of 'mm/memremap'",
+            "*complained during this test: WARNING: CPU: 1 PID: 80 at mm/hmm.c:1 *",
+            "*complained during this test: a page is still mapped",
+            "*complained during this test: BUG: Bad rss-counter state mm:1",
+        ]
+    )

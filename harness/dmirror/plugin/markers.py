@@ -30,8 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
         'needs(kernel=">=7.2", config="CONFIG_X", capability="name"): skips, with the reason, where that is '
         "not so; config and capability may be lists.",
         "limit(seconds): how long the test may take, instead of --dmirror-limit.",
+        'complains("regex"): the kernel has to complain during the test, and the regex is found in the lines in which '
+        "it says of what; any other complaint fails the test as ever.",
     ):
         config.addinivalue_line("markers", line)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # So that -k finds a test by its contract, too.
+    item.extra_keyword_matches.update(marker.args[0] for marker in item.iter_markers("contract"))
 
 
 @pytest.hookimpl(tryfirst=True)

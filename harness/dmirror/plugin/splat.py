@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from dmirror.vm.console import MODULES_FOLLOW, TEST_STARTS
 
 _KMSG = Path("/dev/kmsg")
 _TAINTED = Path("/proc/sys/kernel/tainted")
+# Documentation/admin-guide/clearing-warn-once.rst
+_CLEAR_WARN_ONCE = Path("/sys/kernel/debug/clear_warn_once")
 
 # What a complaint begins with, and the line that ends its text. Inside one, further beginnings belong to it:
 # an oops has three. None: the complaint is that one line.
@@ -55,6 +59,8 @@ _BEGINNINGS = tuple(
 )
 # Ends a text that lacks its own end, so that it does not swallow the rest of the log.
 _LONGEST = 250
+# What follows the lines in which a complaint says what it is about.
+_DETAILS = re.compile(r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RIP: ")
 
 # Bits of /proc/sys/kernel/tainted that a complaint sets; an out-of-tree module (12) and a missing signature
 # (13) do not.
@@ -77,6 +83,11 @@ class Splat:
     def title(self) -> str:
         named = [line for line in self.lines if "cut here" not in line and not re.fullmatch(_RULE, line)]
         return named[0].strip() if named else self.lines[0]
+
+    @property
+    def head(self) -> str:
+        """What it is about, without registers and stacks."""
+        return "\n".join(takewhile(lambda line: not _DETAILS.match(line), self.lines))
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -132,6 +143,9 @@ class KernelLog:
         if self._only_device_tests and not is_device_test(item):
             return None
         hook = item.ihook
+        expected = [str(marker.args[0]) for marker in item.iter_markers("complains")]
+        if expected:
+            self._warn_again()
         self._say(f"{TEST_STARTS}{item.nodeid}")
         before = self._unclaimed + parse(self._new())
         self._unclaimed = []
@@ -139,7 +153,7 @@ class KernelLog:
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         # A message without a newline cannot be read until the next one has begun.
         self._say("dmirror-test ended", level=7)
-        _amend(reports, before, parse(self._new()), self._new_taints())
+        _amend(reports, before, parse(self._new()), self._new_taints(), expected)
         for report in reports:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -155,6 +169,11 @@ class KernelLog:
         if self._writer is not None:
             os.write(self._writer, f"<{level}>{message[:800]}\n".encode())
 
+    def _warn_again(self) -> None:
+        """What the kernel warns of once, it warns of once more."""
+        with suppress(OSError):  # then the missing complaint fails the test, unless it is the first
+            _CLEAR_WARN_ONCE.write_text("1")
+
     def _new(self) -> list[str]:
         return self._log.new()
 
@@ -164,19 +183,28 @@ class KernelLog:
         return [name for bit, name in _TAINTS.items() if (now & ~before) >> bit & 1]
 
 
-def _amend(reports: list[pytest.TestReport], before: list[Splat], during: list[Splat], taints: list[str]) -> None:
-    if not (before or during or taints):
-        return
-    parts = [f"the kernel complained during this test: {splat.title}\n\n{splat}" for splat in during]
+def _amend(
+    reports: list[pytest.TestReport], before: list[Splat], during: list[Splat], taints: list[str], expected: list[str]
+) -> None:
+    # The call's verdict if there was a call, else the setup's that failed or skipped.
+    report = reports[1] if len(reports) > 2 else reports[0]
+    unexpected = [splat for splat in during if not any(re.search(pattern, splat.head) for pattern in expected)]
+    parts = [f"the kernel complained during this test: {splat.title}\n\n{splat}" for splat in unexpected]
+    if report.passed:
+        parts += [
+            f"the kernel did not complain during this test, as it should, of {pattern!r}"
+            for pattern in expected
+            if not any(re.search(pattern, splat.head) for splat in during)
+        ]
     parts += [
         f"the kernel complained before this test (between two, or loading a module): {splat.title}\n\n{splat}"
         for splat in before
     ]
     if taints and not (before or during):
         parts.append(f"the kernel became tainted during this test: {', '.join(taints)}; its log has no line about it")
+    if not parts:
+        return
     text = "\n\n".join(parts)
-    # The call's verdict if there was a call, else the setup's that failed or skipped.
-    report = reports[1] if len(reports) > 2 else reports[0]
     if report.failed:
         report.sections.append(("kernel log", text))
         return
