@@ -10,8 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dmirror.memory import HUGE_PAGES, Data, Span
+from dmirror.calls import MirrorError
+from dmirror.counters import Counters
+from dmirror.memory import Data, Span
+from dmirror.steering import Steering
 from dmirror.uapi import ffi, lib
+
+__all__ = ["Counters", "Mirror", "MirrorError", "PageState", "Residency", "Result", "capabilities", "devices", "node"]
 
 CAPABILITIES = {
     "flags": lib.DMIRROR_CAP_FLAGS,
@@ -21,6 +26,8 @@ CAPABILITIES = {
     "coherent": lib.DMIRROR_CAP_COHERENT,
     "eviction": lib.DMIRROR_CAP_EVICTION,
     "coherent_exclusive": lib.DMIRROR_CAP_COHERENT_EXCLUSIVE,
+    "steer": lib.DMIRROR_CAP_STEER,
+    "two_pass": lib.DMIRROR_CAP_TWO_PASS,
 }
 """What a test can ask for with `needs(capability=…)`."""
 
@@ -45,15 +52,6 @@ def node(device: int) -> Path:
 def devices() -> tuple[int, ...]:
     """The devices that are there: 0 and 1 are device-private, 2 and 3 coherent where the driver was given memory."""
     return tuple(device for device in range(4) if node(device).exists())
-
-
-class MirrorError(OSError):
-    """A call of the driver failed: `errno` as the call's, `pages` done before the one that failed, `faults` taken."""
-
-    def __init__(self, number: int, message: str, *, pages: int, faults: int) -> None:
-        super().__init__(number, message)
-        self.pages = pages
-        self.faults = faults
 
 
 @dataclass(frozen=True)
@@ -111,59 +109,7 @@ class Result:
     data: Data
 
 
-@dataclass(frozen=True)
-class Counters:
-    """struct dmirror_counters of kmod/uapi/dmirror.h, by the same names."""
-
-    events_seen: int
-    events_filtered: int
-    events_obeyed: int
-    entries_kept: int
-    entries_installed: int
-    entries_dropped: int
-    entries_present: int
-    faults: int
-    fault_retries: int
-    pages_to_device: int
-    pages_to_system: int
-    dev_pages_in_use: int
-    dev_small_allocated: int
-    dev_small_freed: int
-    dev_huge_allocated: int
-    dev_huge_freed: int
-    dev_huge_split: int
-    dev_cpu_faults: int
-    dev_pages_faulted: int
-    dev_pages_evicted: int
-    dev_pages_displaced: int
-    dev_contexts: int
-
-    @property
-    def dev_pages_allocated(self) -> int:
-        """Pages handed out, in folios of whatever size."""
-        return self.dev_small_allocated + self.dev_huge_allocated * HUGE_PAGES
-
-    @property
-    def dev_pages_freed(self) -> int:
-        """Pages given back, in folios of whatever size."""
-        return self.dev_small_freed + self.dev_huge_freed * HUGE_PAGES
-
-    @property
-    def dev_huge_in_use(self) -> int:
-        """Folios of PMD_SIZE that are handed out."""
-        return self.dev_huge_allocated - self.dev_huge_split - self.dev_huge_freed
-
-    @property
-    def dev_small_in_use(self) -> int:
-        """Folios of one page that are handed out, what huge ones were split into included."""
-        return self.dev_small_allocated + self.dev_huge_split * HUGE_PAGES - self.dev_small_freed
-
-    def __sub__(self, before: Counters) -> Counters:
-        """What happened since `before`."""
-        return Counters(**{name: getattr(self, name) - getattr(before, name) for name in self.__dataclass_fields__})
-
-
-class Mirror:
+class Mirror(Steering):
     """The address space of this process on one device, from here to `close()`.
 
     Every call raises MirrorError with the errno, the call, the range and how far it came.
@@ -254,18 +200,10 @@ class Mirror:
         """HMM_DMIRROR_FLAG_*: 0, or FAIL_ALLOC to fail the next allocation of a migration by this mirror."""
         self.call("FLAGS", 0, flags)
 
-    def _own(self, number: int, kind: str) -> Any:
-        out = ffi.new(f"struct {kind} *")
-        out.size = ffi.sizeof(out[0])
-        failed = -lib.dm_ioctl(self.fd, number, out)
-        if failed:
-            raise OSError(failed, f"{kind} on hmm_dmirror{self.device}: {os.strerror(failed)}")
-        return out
-
     def capabilities(self) -> frozenset[str]:
         """Names of CAPABILITIES that hold. The kernel's own driver has no query and none of them."""
         try:
-            bits = self._own(lib.DMIRROR_QUERY, "dmirror_query").capabilities
+            bits = self.own("QUERY").capabilities
         except OSError as error:
             if error.errno in (errno.ENOTTY, errno.EINVAL):
                 return frozenset()
@@ -274,12 +212,11 @@ class Mirror:
 
     def devmem_pages(self) -> int:
         """Pages of memory that the device may grow to."""
-        return int(self._own(lib.DMIRROR_QUERY, "dmirror_query").devmem_pages)
+        return int(self.own("QUERY").devmem_pages)
 
     def counters(self) -> Counters:
         """What happened on this mirror and, with the prefix dev_, on its device. ENOTTY on the kernel's own driver."""
-        out = self._own(lib.DMIRROR_COUNTERS, "dmirror_counters")
-        return Counters(**{name: getattr(out, name) for name in Counters.__dataclass_fields__})
+        return Counters.decode(self.own("COUNTERS"))
 
 
 def capabilities(path: Path) -> frozenset[str]:

@@ -33,15 +33,24 @@ def test_the_command_is_laid_out_as_the_trees() -> None:
     assert ffi.sizeof("struct hmm_dmirror_cmd") == 40
 
 
-@pytest.mark.parametrize("kind", ["dmirror_query", "dmirror_counters"])
-def test_own_structures_begin_with_size_and_flags_and_have_no_holes(kind: str) -> None:
-    fields = ffi.typeof(f"struct {kind}").fields
-    assert [name for name, _ in fields[:2]] == ["size", "flags"]
+CALLS = (
+    *("query", "counters", "log", "hold", "hold_state", "inject"),
+    *("migrate", "walk", "peek", "watch", "exclusive"),
+)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_own_structures_begin_with_size_and_flags(kind: str) -> None:
+    assert [name for name, _ in ffi.typeof(f"struct dmirror_{kind}").fields[:2]] == ["size", "flags"]
+
+
+@pytest.mark.parametrize("kind", [*CALLS, "event", "words", "page"])
+def test_own_structures_have_no_holes(kind: str) -> None:
     end = 0
-    for _, field in fields:
+    for _, field in ffi.typeof(f"struct dmirror_{kind}").fields:
         assert field.offset == end
         end += ffi.sizeof(field.type)
-    assert end == ffi.sizeof(f"struct {kind}")
+    assert end == ffi.sizeof(f"struct dmirror_{kind}")
 
 
 def test_declarations_leave_values_to_the_compiler() -> None:

@@ -130,6 +130,8 @@ def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
         "HOME": "/tmp",
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # All threads share the heap that dmirror.quiet provides for.
+        "MALLOC_ARENA_MAX": "1",
         "DMIRROR_CACHE": os.fspath(cache()),
         "DMIRROR_IN_GUEST": "1",
         "DMIRROR_RUN_DIR": os.fspath(run_dir),
