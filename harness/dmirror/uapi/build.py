@@ -20,7 +20,7 @@ from dmirror.errors import CannotRun
 MODULE = "_dmirror_uapi"
 _HERE = Path(__file__).parent
 HEADERS = (paths.KMOD / "uapi" / "hmm_dmirror.h", paths.KMOD / "uapi" / "dmirror.h", _HERE / "torture.h")
-SOURCES = tuple(_HERE / name for name in ("memory.c", "ledger.c", "calls.c", "mix.c", "race.c"))
+SOURCES = tuple(_HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c"))
 
 
 def declarations(header: str) -> str:
@@ -57,7 +57,7 @@ def ensure() -> Path:
 
     ffi = cffi.FFI()
     sources = "".join(source.read_text() for source in SOURCES)
-    ffi.cdef("typedef uint32_t __u32; typedef uint64_t __u64;")
+    ffi.cdef("typedef uint16_t __u16; typedef int32_t __s32; typedef uint32_t __u32; typedef unsigned long long __u64;")
     for header in HEADERS:
         ffi.cdef(declarations(header.read_text()))
     ffi.cdef(_prototypes(sources))

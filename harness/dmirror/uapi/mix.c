@@ -181,20 +181,53 @@ static void release(struct dm_worker *w)
 	call(w, &p, MIX_RELEASE);
 }
 
-/* A mirror of its own, or one that other threads use too. */
+/* A mirror of its own, where somebody may be held, or one that other threads use too. */
 static void open_device(struct dm_worker *w)
 {
 	uint64_t device = below(&w->random, w->mix->nr_nodes);
+	int own = below(&w->random, 2);
 
-	w->fd = below(&w->random, 2) ? open(w->mix->nodes[device], O_RDWR) : dup(w->mix->fds[device]);
+	w->fd = own ? open(w->mix->nodes[device], O_RDWR) : dup(w->mix->fds[device]);
 	if (w->fd < 0)
 		fail(w, "open: %s", strerror(errno));
+	w->hold = own && w->mix->steered ? steer_arm(w->fd, &w->random, 0, 0, 0) : -1;
+}
+
+static void close_device(struct dm_worker *w)
+{
+	int hold_first = below(&w->random, 2);
+
+	if (w->hold >= 0 && hold_first)
+		close(w->hold);
+	close(w->fd);
+	if (w->hold >= 0 && !hold_first)
+		close(w->hold);
 }
 
 static void reopen(struct dm_worker *w)
 {
-	close(w->fd);
+	close_device(w);
 	open_device(w);
+}
+
+/* A copy to the device fails. Nobody else's CPU needs the pages, should one on the way back fail instead. */
+static void to_device_badly(struct dm_worker *w)
+{
+	struct pages p = some_pages(w, w->number);
+	struct dmirror_inject inject = {
+		.size = sizeof(inject), .what = DMIRROR_INJECT_COPY, .nth = 1 + below(&w->random, p.n),
+	};
+
+	close_device(w);
+	w->hold = -1;
+	w->fd = open(w->mix->nodes[below(&w->random, w->mix->nr_nodes)], O_RDWR);
+	if (ioctl(w->fd, DMIRROR_INJECT, &inject))
+		fail(w, "INJECT: %s", strerror(errno));
+	call_and_check(w, &p, MIX_TO_DEV, "MIGRATE_TO_DEV with a copy that fails");
+	inject.nth = 0;
+	if (ioctl(w->fd, DMIRROR_INJECT, &inject))
+		fail(w, "INJECT: %s", strerror(errno));
+	reopen(w);
 }
 
 /* Pages of which this thread is the one to write a new value; there may be none. */
@@ -392,6 +425,7 @@ static const struct {
 	void (*act)(struct dm_worker *w);
 	unsigned int weight;
 	int maps;	/* takes the mmap lock for writing */
+	int steers;
 } mix_acts[] = {
 	{ device_reads, 100, 0 },
 	{ device_writes, 100, 0 },
@@ -409,13 +443,16 @@ static const struct {
 	{ map_and_unmap, 20, 1 },
 	{ collapse, 4, 1 },
 	{ fork_child, 4, 1 },
+	{ to_device_badly, 20, 0, 1 },
 };
 
 #define MIX_ACTS	(sizeof(mix_acts) / sizeof(mix_acts[0]))
 
 static unsigned int weight(const struct dm_worker *w, unsigned int i)
 {
-	return mix_acts[i].maps && w->mix->calm ? 0 : mix_acts[i].weight;
+	if ((mix_acts[i].maps && w->mix->calm) || (mix_acts[i].steers && !w->mix->steered))
+		return 0;
+	return mix_acts[i].weight;
 }
 
 static void act(struct dm_worker *w)
@@ -446,5 +483,5 @@ void dm_mix_work(struct dm_worker *w)
 	open_device(w);
 	while (!over(w->mix))
 		act(w);
-	close(w->fd);
+	close_device(w);
 }

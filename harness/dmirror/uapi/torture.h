@@ -24,9 +24,12 @@ struct dm_entry {
 	uint32_t zeroed;
 };
 
-#define DM_CALL_KINDS		16
-#define DM_CALL_OWN		14	/* DMIRROR_QUERY, DMIRROR_COUNTERS */
-#define DM_CALL_UNKNOWN		15	/* numbers that are no call; below: HMM_DMIRROR_* */
+/* Kinds of random calls; below: HMM_DMIRROR_* */
+#define DM_CALL_OWN		10	/* DMIRROR_*, twelve of them */
+#define DM_CALL_READ		22	/* read(2) and poll(2) */
+#define DM_CALL_HOLD		23	/* of what DMIRROR_HOLD gave */
+#define DM_CALL_UNKNOWN		24	/* numbers that are no call */
+#define DM_CALL_KINDS		25
 #define DM_CALL_ERRNOS		134
 
 /**
@@ -40,11 +43,19 @@ struct dm_entry {
  * @sink_bytes: its length
  * @edge: memory is mapped before it and nothing at it or after
  * @read_only: a page that can only be read
- * @fds: open devices
+ * @pen: a page that can be written
+ * @paper: the same page, only to be read
+ * @fds: open devices, that do not block
  * @nr_fds: how many
+ * @watches: the last watch of each
+ * @holds: holds that are open
+ * @nr_holds: how many
+ * @no_huge: no huge folio for small pages
  * @random: state of the random numbers
  * @made: calls so far
  * @number: the last call
+ * @device: on which of @fds
+ * @words: of one of DMIRROR_*: the beginning of its structure
  * @addr: its arguments
  * @npages: as given
  * @ptr: as given
@@ -61,16 +72,58 @@ struct dm_calls {
 	uint64_t sink_bytes;
 	uint64_t edge;
 	uint64_t read_only;
+	uint64_t pen;
+	uint64_t paper;
 	int32_t fds[8];
 	uint64_t nr_fds;
+	uint32_t watches[8];
+	int32_t holds[4];
+	uint64_t nr_holds;
+	uint64_t no_huge;
 	uint64_t random;
 	uint64_t made;
 	uint64_t number;
+	uint64_t device;
+	uint32_t words[16];
 	uint64_t addr;
 	uint64_t npages;
 	uint64_t ptr;
 	int64_t result;
-	uint32_t results[16][134];
+	uint32_t results[25][134];
+};
+
+/**
+ * struct dm_steerer - a thread that holds others, and lets calls fail
+ * @fds: open devices that others use, that do not block
+ * @nr_fds: how many
+ * @start: first byte of the memory that it is about
+ * @end: byte past the last
+ * @random: state of its random numbers
+ * @pause: most µs between two acts
+ * @logs: it starts and reads logs too, and has watches
+ * @fails: it injects failures too, of allocations
+ * @stop: it shall end
+ * @held: how many threads were held
+ * @records: of logs
+ * @lost: records of logs
+ * @failed: how many allocations failed
+ * @failure: what went wrong, in words
+ */
+struct dm_steerer {
+	int32_t fds[8];
+	uint64_t nr_fds;
+	uint64_t start;
+	uint64_t end;
+	uint64_t random;
+	uint64_t pause;
+	uint32_t logs;
+	uint32_t fails;
+	uint32_t stop;
+	uint64_t held;
+	uint64_t records;
+	uint64_t lost;
+	uint64_t failed;
+	char failure[256];
 };
 
 /**
@@ -85,6 +138,7 @@ struct dm_calls {
  * @hot: pages at the beginning of a slice where most is done
  * @calm: no changes to the mappings, which hold up everything else
  * @until: CLOCK_MONOTONIC in ns
+ * @steered: threads hold each other, and copies to a device fail
  * @failed: a thread has failed and all come to their end
  */
 struct dm_mix {
@@ -97,6 +151,7 @@ struct dm_mix {
 	uint64_t hot;
 	uint32_t calm;
 	uint64_t until;
+	uint32_t steered;
 	uint32_t failed;
 };
 
@@ -110,6 +165,7 @@ struct dm_mix {
  * @data: room for the data of a slice
  * @scratch: address space of a slice that is only its own
  * @fd: its open device
+ * @hold: a hold of that, or -1
  * @own: how often which kind of call on its own slice ended with which errno
  * @others: the same where others change the memory meanwhile
  * @failure: what went wrong, in words
@@ -121,6 +177,7 @@ struct dm_worker {
 	char *data;
 	uint64_t scratch;
 	int32_t fd;
+	int32_t hold;
 	uint32_t own[16][134];
 	uint32_t others[16][134];
 	char failure[256];

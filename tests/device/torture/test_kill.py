@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""L-06, L-07: SIGKILL in the middle of every call, to the process that makes it or to the one whose memory it is on."""
+"""L-06, L-07: SIGKILL in the middle of every call: to who makes it, to whose memory it is on, to who holds it up."""
 
 import errno
 import itertools
@@ -9,14 +9,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
 
+from dmirror.holds import POINTS
 from dmirror.memory import Data, Region, Span
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child
+from dmirror.threads import Task
 
 PAGES = 1024
 PROMPT_S = 10.0
@@ -33,6 +35,15 @@ LOOPS = {
     "release": ("MIGRATE_TO_DEV", "RELEASE"),
     "open": ("open",),
 }
+# Who passes a hold point; an invalidation is that of a migration.
+PASSES = {
+    "fault": "read",
+    "migrate": "migrate",
+    "cpu_fault": "fault",
+    "invalidate": "migrate",
+    "exclusive": "exclusive",
+}
+HELD_S = 60.0  # longer than anything is waited for
 
 
 def loop(what: str, mirror: Mirror, span: Span, data: Data) -> None:
@@ -153,3 +164,111 @@ def until_gone(what: str, mirror: Mirror, span: Span, gone: threading.Event) -> 
             return
         with suppress(MirrorError):
             mirror.call(call, span.addr, span.npages, data.buffer)
+
+
+def held(point: str, mirror: Mirror, span: Span):
+    """A hold of whoever comes by next."""
+    return mirror.hold(point, span, limit=HELD_S)
+
+
+def calls_that_pass(point: str) -> str:
+    """Of LOOPS, the first call of which passes a hold point."""
+    return PASSES[point.partition(".")[0]]
+
+
+@contextmanager
+def victim(device: int, act: Callable[[Mirror, Region], object]) -> Iterator[tuple[Child, Mirror, Span]]:
+    """A process that acts on a mirror of its own memory, once it is told to; that mirror, and the memory.
+
+    Who looks on is another process: whatever changes a mapping of the mirrored one may wait for who is held.
+    """
+    ours, theirs = socket.socketpair()
+
+    def run(line):
+        with Mirror(device) as opened, Region.anonymous(PAGES) as region:
+            region.fill(1)
+            socket.send_fds(theirs, [region.addr.to_bytes(8, "little")], [opened.fd])
+            line.receive()
+            return act(opened, region)
+
+    with ours, theirs, Child(run) as child, received(ours, device) as (opened, span):
+        yield child, opened, span
+
+
+@pytest.mark.contract("L-06")
+def test_a_process_killed_while_it_is_held(mirror, devices, rounds):
+    for point, choices in zip(itertools.cycle(POINTS), rounds(len(POINTS)), strict=False):
+        what = calls_that_pass(point)
+        # The CPU does not fault on a coherent page.
+        device = choices.choice(devices[:2] if what == "fault" else devices)
+        before = usage(device)
+
+        def act(opened, region, what=what):
+            loop(what, opened, region, Data.pattern(region, 1))
+
+        with victim(device, act) as (child, opened, span), held(point, opened, span) as hold:
+            child.line.send()
+            hold.wait()
+            kill_in_the_middle(child, choices)
+            assert hold.state().state == "killed", point
+        assert usage(device) == before, point
+
+
+CALL_POINTS = [point for point in POINTS if calls_that_pass(point) != "fault"]
+
+
+def call_once(point: str, opened: Mirror, span: Span) -> bool:
+    """Make the call that passes a point; whether it gave what memory holds that was filled with 1."""
+    data = Data(span.npages)
+    try:
+        pages, _ = opened.call(LOOPS[calls_that_pass(point)][0], span.addr, span.npages, data.buffer)
+    except MirrorError as error:
+        if error.errno != errno.ENOENT:  # a page that the core did not let go stays
+            raise
+        pages = error.pages
+    return data.matches(1, npages=pages)
+
+
+@pytest.mark.contract("L-06")
+def test_a_process_killed_that_holds_another(mirror, devices, rounds):
+    for point, choices in zip(itertools.cycle(CALL_POINTS), rounds(len(CALL_POINTS)), strict=False):
+        device = choices.choice(devices)
+
+        def act(opened, region, point=point):
+            return call_once(point, opened, region)
+
+        with victim(device, act) as (child, opened, span):
+
+            def holder(line, point=point, opened=opened, span=span):
+                with held(point, opened, span) as hold:
+                    line.send()
+                    hold.wait()
+                    line.send()
+                    line.receive()
+
+            with Child(holder) as other:
+                other.line.receive()
+                child.line.send()
+                other.line.receive()
+                kill_in_the_middle(other, choices)
+                assert child.result() is True, point
+
+
+@pytest.mark.contract("L-07")
+def test_a_file_closed_while_its_hold_ends(mirror, devices, rounds):
+    with Region.anonymous(PAGES) as region:
+        for point, choices in zip(itertools.cycle(CALL_POINTS), rounds(len(CALL_POINTS)), strict=False):
+            region.fill(1)
+            delays = [choices.uniform(0, MOST_DELAY_S / 10) for _ in range(2)]
+            with Mirror(choices.choice(devices)) as opened, held(point, opened, region) as hold:
+                with Task(call_once, point, opened, region) as call:
+                    hold.wait()
+                    with Task(after, delays[0], hold.resume), Task(after, delays[1], opened.close):
+                        assert call.result(), point
+                assert hold.state().state in ("resumed", "closed"), point
+
+
+def after(seconds: float, function: Callable[[], object]) -> None:
+    """Call it after a while."""
+    time.sleep(seconds)
+    function()

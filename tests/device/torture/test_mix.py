@@ -4,13 +4,16 @@
 Every word of the memory says its page, its place in it, its writer and which value of the page it is of; a ledger says
 which values a reader may find (uapi/ledger.c). One slice of the memory is everybody's. Each thread has one more, which
 only its own CPU accesses touch, so that it may be taken from the CPU; the other threads' devices go there all the same.
-What a thread does is uapi/mix.c.
+What a thread does is uapi/mix.c. A further one holds them up, reads the log of the devices that they share, and lets
+allocations fail: uapi/steer.c.
 """
 
 import errno
+import os
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -21,6 +24,7 @@ from dmirror.uapi import ffi, lib
 THREADS = 8
 ROUNDS = 5
 ROUND_NS = 1_000_000_000
+PAUSES = (200, 2_000, 20_000)  # µs, at most, between two acts of the steerer
 SLICE = lib.DM_MIX_SLICE
 
 # What a race may make of a call on a thread's own slice, and, beside that, where others may just have changed what is
@@ -39,6 +43,8 @@ TOLERATED = {
     11: ("fork", set(), set()),
     12: ("WRITE to protected memory", {errno.EBUSY, errno.EPERM, errno.EFAULT}, set()),
 }
+# And where allocations fail: a page of another device does not come back, of which the kernel says one or the other.
+FAILING = {kind: {errno.EFAULT, errno.ENOMEM} for kind in (0, 1, 5, 12)}
 
 
 class Mix:
@@ -56,6 +62,12 @@ class Mix:
         self.common.nodes = [bytes(node(device)) for device in devices]
         self.common.nr_nodes = len(devices)
         self.common.fds = [stack.enter_context(Mirror(device)).fd for device in devices]
+        self.steerer = ffi.new("struct dm_steerer *")
+        self.steerer.nr_fds = len(devices)
+        for number, fd in enumerate(self.common.fds[0 : len(devices)]):
+            os.set_blocking(fd, False)
+            self.steerer.fds[number] = fd
+        self.steerer.start, self.steerer.end, self.steerer.logs = self.memory.addr, self.memory.end, 1
         self.workers = [ffi.new("struct dm_worker *") for _ in range(THREADS)]
         for number, worker in enumerate(self.workers):
             data, scratch = (stack.enter_context(Region.anonymous(SLICE, align=SLICE * PAGE)) for _ in range(2))
@@ -70,13 +82,29 @@ class Mix:
         for worker in self.workers:
             worker.random = choices.getrandbits(64)
             threads.append(threading.Thread(target=lib.dm_mix_work, args=(worker,)))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with self.steered(choices):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    @contextmanager
+    def steered(self, choices) -> Iterator[None]:
+        """With somebody who gets in the way, if that is wanted."""
+        if not self.common.steered:
+            yield
+            return
+        self.steerer.random, self.steerer.pause = choices.getrandbits(64), choices.choice(PAUSES)
+        self.steerer.stop = 0
+        thread = threading.Thread(target=lib.dm_steer, args=(self.steerer,))
+        thread.start()
+        yield
+        self.steerer.stop = 1
+        thread.join()
 
     def failures(self) -> list[str]:
         said = [(worker.number, ffi.string(worker.failure).decode()) for worker in self.workers]
+        said.append(("that steers", ffi.string(self.steerer.failure).decode()))
         return [f"thread {number}: {failure}" for number, failure in said if failure]
 
     def lost(self) -> int:
@@ -93,7 +121,10 @@ class Mix:
             for whose, allowed in (("own", own), ("others", own | others))
             for worker in self.workers
             for number, count in enumerate(getattr(worker, whose)[kind])
-            if number and count and number not in allowed
+            if number
+            and count
+            and number not in allowed
+            and not (self.steerer.fails and number in FAILING.get(kind, ()))
         ]
 
     def succeeded(self, kind: int) -> int:
@@ -102,14 +133,19 @@ class Mix:
 
 @pytest.mark.contract("L-11")
 @pytest.mark.contract("M-13")
-def test_no_value_is_lost(mirror, devices, rounds):
+@pytest.mark.parametrize("how", ["undisturbed", "held", "failing"])
+def test_no_value_is_lost(mirror, devices, rounds, how):
     with ExitStack() as stack:
         mix = Mix(stack, devices)
+        mix.common.steered, mix.steerer.fails = how != "undisturbed", how == "failing"
         for choices in rounds(ROUNDS):
             mix.work(choices)
             print({name: mix.succeeded(kind) for kind, (name, _, _) in TOLERATED.items()})
+            print({name: getattr(mix.steerer, name) for name in ("held", "records", "lost", "failed")})
             assert not mix.failures(), "\n".join(mix.failures())
             assert mix.untolerated() == []
             assert mix.lost() == -1
         # Not a RELEASE, a huge page or a fork in every short run.
         assert all(mix.succeeded(kind) for kind in range(6))
+        assert how == "undisturbed" or (mix.steerer.held and mix.steerer.records)
+        assert how != "failing" or mix.steerer.failed

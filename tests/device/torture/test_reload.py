@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """L-09: the module goes while its devices hold pages, and comes back."""
 
+import subprocess
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from dmirror.holds import POINTS
 from dmirror.memory import Region
 from dmirror.mirror import Mirror, node
 from dmirror.process import Child
@@ -85,3 +87,17 @@ def test_unloading_brings_every_page_back(driver, devices, rounds):
             region.unmap()
         assert ranges()
         assert resident(devices) == [0] * len(devices)
+
+
+@pytest.mark.contract("L-09")
+def test_unloading_waits_for_nobody_who_has_a_hold(driver, devices, rounds):
+    """It is refused while the descriptor of one is open, the file being closed long since."""
+    for choices in rounds(3):
+        with Mirror(choices.choice(devices)) as opened, opened.hold(choices.choice(list(POINTS))) as hold:
+            opened.close()
+            assert hold.state().state == "closed"
+            with pytest.raises(subprocess.CalledProcessError):
+                driver.unload()
+            assert hold.state().state == "closed"
+        driver.unload()
+        driver.load()
