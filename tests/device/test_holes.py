@@ -4,10 +4,34 @@
 import errno
 
 import pytest
+from userfault import Userfault
 
-from dmirror.memory import READ, RW, Region
-from dmirror.mirror import MirrorError
+from dmirror.events import END, MIGRATE
+from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region
+from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import ChildKilled, in_child
+from dmirror.threads import Task
+
+STEER = pytest.mark.needs(capability="steer")
+HUGE = pytest.mark.needs(capability="device_thp")
+
+
+@pytest.fixture(
+    params=["hole", "zero-page", pytest.param("huge-hole", marks=HUGE), pytest.param("huge-zero-page", marks=HUGE)]
+)
+def hollow(request):
+    """Memory that holds nothing, or the zero page; that of small pages begins with five pages of data."""
+    if request.param.startswith("huge"):
+        with Region.huge(1) as region:
+            if request.param == "huge-zero-page":
+                region.load()
+            yield region
+        return
+    with Region.anonymous(16, align=16 * PAGE) as region:
+        region[:5].fill(1)
+        if request.param == "zero-page":
+            region[5:].touch()
+        yield region
 
 
 @pytest.mark.contract("Z-01")
@@ -78,3 +102,177 @@ def test_holes_of_a_private_file_mapping_are_not_filled(mirror):
             mirror.migrate_to_device(region)
         assert caught.value.errno == errno.ENOENT
         assert region.zero()
+
+
+@STEER
+@pytest.mark.contract("Z-01")
+@pytest.mark.parametrize("first", ["nothing", "cpu-read"])
+@pytest.mark.parametrize(
+    ("select", "compound"),
+    [pytest.param((), True, marks=HUGE, id="as-one"), pytest.param(("system",), False, id="page-by-page")],
+)
+def test_a_huge_hole_is_offered_as_one_or_page_by_page(mirror, first, select, compound):
+    with Region.huge(1) as huge:
+        if first == "cpu-read":
+            huge.load()
+        migration = mirror.migrate(huge, select=select)
+        setup = [words.setup for words in migration.words]
+        assert {str(word) for word in setup[1:]} == ({"0"} if compound else {"MIGRATE"})
+        assert str(setup[0]) == ("MIGRATE|COMPOUND" if compound else "MIGRATE")
+        assert (migration.collected, migration.moved) == (1 if compound else HUGE_PAGES, HUGE_PAGES)
+        assert mirror.peek(huge).zero()
+        assert {huge.load(page) for page in range(HUGE_PAGES)} == {0}
+
+
+@STEER
+@pytest.mark.contract("Z-01")
+def test_a_hole_is_offered_without_a_page(mirror, block):
+    block[4:8].touch()
+    block[8:12].fill(1)
+    migration = mirror.migrate(block)
+    setup = [words.setup for words in migration.words]
+    assert {str(word) for word in setup[:8] + setup[12:]} == {"MIGRATE"}
+    assert all(word.valid and word.pfn for word in setup[8:12])
+    assert (migration.collected, migration.moved) == (16, 16)
+    assert mirror.peek(block[:8]).zero() and mirror.peek(block[8:12]).matches(1) and mirror.peek(block[12:]).zero()
+
+
+@STEER
+@pytest.mark.contract("Z-02")
+def test_a_device_that_mapped_the_zero_page_meanwhile_loses_it(mirror, mirror2, hollow):
+    """The second invalidation, of migrate_vma_pages(): that of setup came before the other device looked."""
+    empty = hollow[5:] if len(hollow) < HUGE_PAGES else hollow
+    page = empty[3]
+    with (
+        mirror2.events(buf=hollow) as log,
+        mirror.hold("migrate.after_setup", hollow) as held,
+        Task(mirror.migrate, hollow) as task,
+    ):
+        held.wait()
+        assert mirror2.read(page).data.zero()
+        (seen,) = mirror2.page_info(page)
+        assert seen.mapped == seen.pfn and seen.valid and not seen.write
+        held.resume()
+        assert task.result().moved == len(hollow)
+    assert mirror.write(page, 2).faults == 0
+    with pytest.raises(MirrorError) as caught:
+        mirror2.peek(page)
+    assert caught.value.errno == errno.ENOENT
+    assert mirror2.read(page).data.matches(2)
+    setup, pages = log.expect(MIGRATE, over=hollow, times=2, owner="other", filtered=False)
+    assert (setup.start, setup.end, setup.pages) == (hollow.addr, hollow.end, 0)
+    assert (pages.start, pages.end, pages.pages) == (empty.addr, hollow.end, 1)
+
+
+@STEER
+@pytest.mark.contract("Z-03")
+@pytest.mark.parametrize(
+    ("skip", "begins"),
+    [((), 5), ((5, 9), 6), ((5, 6), 9), ((5, 6, 9, 15), None)],
+    ids=["first-hole", "after-a-skipped-hole", "after-all-of-a-run", "no-hole-left"],
+)
+def test_holes_are_announced_once_from_the_first_that_is_filled(mirror, block, skip, begins):
+    for page in set(range(16)) - {5, 6, 9, 15}:
+        block[page].fill(1)
+    with mirror.watch(kind="plain") as watch, mirror.events(buf=block) as log:
+        assert mirror.migrate(block, skip=skip).moved == 16 - len(skip)
+    announced = [block] if begins is None else [block, block[begins:]]
+    for kind in (MIGRATE, END):
+        told = log.expect(kind, over=block, times=len(announced), watch=watch.id)
+        assert [(event.start, event.end) for event in told] == [(span.addr, span.end) for span in announced]
+    # Whoever faults waits for invalidations that have not ended.
+    assert mirror.read(block).pages == len(block)
+
+
+@STEER
+@pytest.mark.contract("Z-03")
+def test_pages_alone_are_announced_once(mirror, block):
+    with mirror.watch(kind="plain") as watch, mirror.events(buf=block) as log:
+        mirror.migrate(block.fill(1))
+    for kind in (MIGRATE, END):
+        log.expect(kind, block, watch=watch.id)
+        log.expect(kind, over=block, watch=watch.id)
+
+
+def filled_by_the_cpu(mirror, memory, page):
+    """A migration of `memory` during which the CPU stores to `page`."""
+    with mirror.hold("migrate.after_setup", memory) as held, Task(mirror.migrate, memory) as task:
+        held.wait()
+        page.store(99)
+        held.resume()
+        return task.result()
+
+
+@STEER
+@pytest.mark.contract("Z-04")
+def test_what_the_cpu_stored_meanwhile_wins(mirror, hollow):
+    page = hollow[8]
+    # A huge page takes the place of all of a huge hole.
+    stays = [8] if len(hollow) < HUGE_PAGES else range(HUGE_PAGES)
+    before = mirror.counters()
+    migration = filled_by_the_cpu(mirror, hollow, page)
+    assert migration.words[stays[0]].setup.migrate and migration.words[stays[0]].copied.valid
+    for number, words in enumerate(migration.words):
+        assert words.pages.migrate == words.final.migrate == (number not in stays)
+    assert migration.moved == len(hollow) - len(stays)
+    states = mirror.snapshot(hollow)
+    assert [number for number, state in enumerate(states) if state.where == "ram"] == list(stays)
+    assert page.load() == 99
+    delta = mirror.counters() - before
+    assert delta.dev_pages_allocated - delta.dev_pages_freed == delta.dev_pages_in_use == migration.moved
+    assert delta.stayed["core"] == len(stays)
+
+
+@STEER
+@pytest.mark.contract("Z-04")
+def test_a_process_that_stored_meanwhile_ends_with_its_counts_even(mirror, hollow):
+    """The kernel complains of "Bad rss-counter state" when an address space goes."""
+
+    def child():
+        with Mirror(0) as own:
+            filled_by_the_cpu(own, hollow, hollow[8])
+            return hollow.load(8)
+
+    assert in_child(child) == 99
+
+
+@STEER
+@pytest.mark.contract("Z-05")
+def test_an_armed_userfaultfd_keeps_holes_holes(mirror, hollow):
+    empty = hollow[5:] if len(hollow) < HUGE_PAGES else hollow
+    with Userfault() as userfault:
+        userfault.catch_missing(hollow)
+        before = empty.pagemap()
+        migration = mirror.migrate(hollow)
+        assert migration.moved == len(hollow) - len(empty)
+        assert migration.words[-len(empty)].setup.migrate and migration.words[-len(empty)].copied.valid
+        assert not any(words.pages.migrate or words.final.migrate for words in migration.words[-len(empty) :])
+        assert empty.pagemap() == before
+        assert userfault.caught() is None
+        page = empty[3]
+        if before[3] >> 63:
+            # The zero page is there: nothing is missing.
+            assert page.load() == 0 and userfault.caught() is None
+            return
+        with Task(page.load) as cpu:
+            assert userfault.wait_caught() == page.addr
+            userfault.answer(page)
+            assert cpu.result() == 0
+
+
+@STEER
+@pytest.mark.needs(kernel=">=6.12")  # where a fault of this thread does not wait behind the one that arms
+@pytest.mark.contract("Z-05")
+def test_a_userfaultfd_is_armed_before_a_migration_or_after_it(mirror, block):
+    """The mmap lock keeps it out: whether it is armed need be asked once only."""
+    with (
+        Userfault() as userfault,
+        mirror.hold("migrate.after_setup", block) as held,
+        Task(mirror.migrate, block) as migration,
+    ):
+        held.wait()
+        with Task(userfault.catch_missing, block) as arming:
+            arming.wait_asleep()
+            held.resume()
+        assert migration.result().moved == len(block)
+        assert not any(block.load(page) for page in range(len(block))) and userfault.caught() is None

@@ -4,15 +4,13 @@
 import errno
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 
-from dmirror.memory import Region, Span
+from dmirror.memory import Region
 from dmirror.mirror import RANGE_CALLS, Mirror, MirrorError, node
 from dmirror.process import Child
 from dmirror.uapi import ffi, lib
@@ -64,77 +62,53 @@ def test_the_childs_memory_raises_no_event_in_the_parents_mirror(mirror, region)
         assert other.result() == 0
 
 
-@contextmanager
-def passed_by_a_child(prepare, *, alive):
-    """A mirror that a child opened, and the address of its four pages, sent over a socket (SCM_RIGHTS).
-
-    `prepare(mirror, memory)` runs in the child, which waits for the end of the block if it is to stay `alive`.
-    """
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-
-        def child(line):
-            opened, memory = Mirror(0), Region.anonymous(4)
-            prepare(opened, memory)
-            socket.send_fds(theirs, [memory.addr.to_bytes(8, "little")], [opened.fd])
-            opened.close()
-            if alive:
-                line.receive()
-            return memory.load()
-
-        with Child(child) as other:
-            if not alive:
-                other.result()
-                other.wait()
-            message, descriptors, _, _ = socket.recv_fds(ours, 8, 1)
-            passed = Mirror.__new__(Mirror)
-            passed.fd, passed.device = descriptors[0], 0
-            with passed:
-                yield passed, Span(int.from_bytes(message, "little"), 4)
-            if alive:
-                other.line.send()
-                other.result()
-
-
 @pytest.mark.contract("L-02")
 @pytest.mark.contract("L-03")
 @pytest.mark.contract("D-22")
 @pytest.mark.parametrize("call", CALLS)
-def test_after_the_owner_is_gone_every_call_fails_at_once(mirror, call):
-    def prepare(opened, memory):
+def test_after_the_owner_is_gone_every_call_fails_at_once(mirror, mirrored, call):
+    def begin(memory):
+        opened = Mirror(0)
         opened.migrate_to_device(memory.fill(1))
+        return [opened]
 
-    with passed_by_a_child(prepare, alive=False) as (orphan, memory):
-        with Region.anonymous(4) as scratch, pytest.raises(MirrorError) as caught:
-            npages = 0 if call == "FLAGS" else 4
-            orphan.call(call, memory.addr, npages, ffi.cast("void *", scratch.addr))
+    with mirrored(begin) as other:
+        other.leave()
+        with Region.anonymous(16) as scratch, pytest.raises(MirrorError) as caught:
+            npages = 0 if call == "FLAGS" else 16
+            other.mirror.call(call, other.memory.addr, npages, ffi.cast("void *", scratch.addr))
         wanted = errno.EFAULT if call in ("READ", "WRITE") else errno.EINVAL
         assert (caught.value.errno, caught.value.pages) == (wanted, 0)
 
 
 @COUNTERS
 @pytest.mark.contract("L-02")
-def test_after_the_owner_is_gone_the_driver_still_answers_for_itself(mirror):
-    with passed_by_a_child(lambda opened, memory: opened.read(memory.fill(1)), alive=False) as (orphan, _):
-        assert orphan.counters().entries_present == 0
-        assert "counters" in orphan.capabilities()
+def test_after_the_owner_is_gone_the_driver_still_answers_for_itself(mirror, mirrored):
+    with mirrored() as other:
+        other.mirror.read(other.memory)
+        other.leave()
+        assert other.mirror.counters().entries_present == 0
+        assert "counters" in other.mirror.capabilities()
 
 
 @pytest.mark.contract("L-01")
-def test_a_descriptor_passed_on_acts_on_the_openers_memory(mirror):
+def test_a_descriptor_passed_on_acts_on_the_openers_memory(mirror, mirrored):
     """SCM_RIGHTS to a process that is no relative: the addresses are the opener's, the buffer is the caller's."""
 
-    def prepare(opened, memory):
+    def begin(memory):
         memory.store(41)
+        return [Mirror(0)]
 
-    with passed_by_a_child(prepare, alive=True) as (passed, memory):
-        assert passed.read(memory).data.word(0) == 41
-        assert passed.migrate_to_device(memory).pages == 4
-        assert passed.snapshot(memory).where == ["local"] * 4
+    with mirrored(begin, lambda opened, memory: memory.matches(5)) as other:
+        assert other.mirror.read(other.memory).data.word(0) == 41
+        assert other.mirror.migrate_to_device(other.memory).pages == 16
+        assert other.mirror.snapshot(other.memory).where == ["local"] * 16
         # The caller has nothing, or something else, at that address.
         with pytest.raises(MirrorError):
-            mirror.read(memory)
-        passed.write(memory, 5)
+            mirror.read(other.memory)
+        other.mirror.write(other.memory, 5)
+        other.child.line.send()
+        assert other.child.result() is True
 
 
 def test_only_root_may_open_a_device_unless_its_mode_says_otherwise(mirror):
