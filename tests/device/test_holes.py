@@ -195,32 +195,29 @@ def test_pages_alone_are_announced_once(mirror, block):
 
 
 def filled_by_the_cpu(mirror, memory, page):
-    """A migration of `memory` during which the CPU stores to `page`."""
+    """A migration of `memory` during which the CPU stores to `page`, and the pages that stay for that."""
     with mirror.hold("migrate.after_setup", memory) as held, Task(mirror.migrate, memory) as task:
         held.wait()
-        page.store(99)
+        memory.store(99, page)
         held.resume()
-        return task.result()
+        # A huge page takes the place of all of a huge hole.
+        return task.result(), [page] if len(memory) < HUGE_PAGES else list(range(HUGE_PAGES))
 
 
 @STEER
 @pytest.mark.contract("Z-04")
 def test_what_the_cpu_stored_meanwhile_wins(mirror, hollow):
-    page = hollow[8]
-    # A huge page takes the place of all of a huge hole.
-    stays = [8] if len(hollow) < HUGE_PAGES else range(HUGE_PAGES)
     before = mirror.counters()
-    migration = filled_by_the_cpu(mirror, hollow, page)
-    assert migration.words[stays[0]].setup.migrate and migration.words[stays[0]].copied.valid
+    migration, stay = filled_by_the_cpu(mirror, hollow, 8)
+    assert migration.words[stay[0]].setup.migrate and migration.words[stay[0]].copied.valid
     for number, words in enumerate(migration.words):
-        assert words.pages.migrate == words.final.migrate == (number not in stays)
-    assert migration.moved == len(hollow) - len(stays)
-    states = mirror.snapshot(hollow)
-    assert [number for number, state in enumerate(states) if state.where == "ram"] == list(stays)
-    assert page.load() == 99
+        assert words.pages.migrate == words.final.migrate == (number not in stay)
+    assert migration.moved == len(hollow) - len(stay)
+    assert [number for number, state in enumerate(mirror.snapshot(hollow)) if state.where == "ram"] == stay
+    assert hollow.load(8) == 99
     delta = mirror.counters() - before
     assert delta.dev_pages_allocated - delta.dev_pages_freed == delta.dev_pages_in_use == migration.moved
-    assert delta.stayed["core"] == len(stays)
+    assert delta.stayed["core"] == len(stay)
 
 
 @STEER
@@ -230,10 +227,10 @@ def test_a_process_that_stored_meanwhile_ends_with_its_counts_even(mirror, hollo
 
     def child():
         with Mirror(0) as own:
-            filled_by_the_cpu(own, hollow, hollow[8])
-            return hollow.load(8)
+            migration, stay = filled_by_the_cpu(own, hollow, 8)
+            return migration.moved + len(stay), hollow.load(8)
 
-    assert in_child(child) == 99
+    assert in_child(child) == (len(hollow), 99)
 
 
 @STEER
