@@ -18,8 +18,8 @@ ROUNDS = 10
 MOST_PAGES = 513  # of a call that has room for its data in the sink
 MAP_FIXED = 0x10
 EXCLUSIVE_SAYS = release_matches(os.uname().release, ">=6.15")
-# __migrate_device_pages() refuses a huge folio for a small page, goes on and moves the page's charge to it.
-# The page stays without one, and who next looks for its LRU list looks for ever. Still so in 7.3.
+# __migrate_device_pages() refuses a huge folio for a small page, goes on all the same and moves the charge to it. The
+# page stays without one, and who next looks for its LRU list looks for ever. Still so in 7.3.
 CHARGE_GOES = release_matches(os.uname().release, ">=6.19")
 
 # Of docs/driver.md and kmod/uapi/dmirror.h. EFAULT also stands for a structure that cannot be read or written, EINVAL
@@ -99,9 +99,10 @@ class Arena:
             first += length
 
     def collapse(self) -> None:
-        """It begins with a huge page, if one is to be had."""
+        """It begins with a huge page, if one is to be had. Of that, too, EXCLUSIVE would take a second."""
         with suppress(OSError):
-            self.span[:HUGE_PAGES].advise(MADV_COLLAPSE)
+            if EXCLUSIVE_SAYS:
+                self.span[:HUGE_PAGES].advise(MADV_COLLAPSE)
 
     def unchanged_beside(self) -> bool:
         return self._region[0].matches(2) and self._region[-1].matches(2)
