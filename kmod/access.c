@@ -236,9 +236,10 @@ long dmirror_peek(struct dmirror_context *ctx, struct dmirror_peek *peek,
 	enum dmirror_access access = poke ? DMIRROR_STORE : DMIRROR_LOAD;
 	long done;
 
+	peek->done = 0;
 	if (peek->flags)
 		return -EINVAL;
-	for (peek->done = 0; peek->done < peek->npages; peek->done += done) {
+	for (; peek->done < peek->npages; peek->done += done) {
 		unsigned long offset = peek->done << PAGE_SHIFT;
 
 		done = dmirror_copy(ctx, peek->addr + offset,

@@ -146,6 +146,7 @@ long dmirror_exclusive_as_told(struct dmirror_context *ctx,
 {
 	unsigned long end = told->addr + (told->npages << PAGE_SHIFT);
 
+	told->done = 0;
 	if (told->flags || told->reserved || told->owner > DMIRROR_OWNER_NONE)
 		return -EINVAL;
 	return dmirror_exclusive_range(ctx, dmirror_owner(ctx->dev, told->owner),

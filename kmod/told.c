@@ -192,6 +192,9 @@ long dmirror_migrate_as_told(struct dmirror_context *ctx,
 	struct dmirror_job job = { .ctx = ctx, .told = &told };
 	int ret;
 
+	call->done = 0;
+	call->collected = 0;
+	call->moved = 0;
 	if (call->flags & ~(DMIRROR_MIGRATE_TO_DEVICE | DMIRROR_MIGRATE_OBEY) ||
 	    call->owner > DMIRROR_OWNER_NONE || call->select & ~selects ||
 	    call->order > DMIRROR_ORDER_HUGE || call->reserved)
@@ -199,8 +202,6 @@ long dmirror_migrate_as_told(struct dmirror_context *ctx,
 	/* Before there are huge device folios the core leaks what it is given. */
 	if (call->order == DMIRROR_ORDER_HUGE && !MIGRATE_PFN_COMPOUND)
 		return -EOPNOTSUPP;
-	call->done = 0;
-	call->collected = 0;
 	if (call->flags & DMIRROR_MIGRATE_TO_DEVICE) {
 		dmirror_call_begin(&grant, ctx->dev, ctx->id);
 		job.grant = &grant;

@@ -178,12 +178,12 @@ long dmirror_walk(struct dmirror_context *ctx, struct dmirror_walk *walk)
 	unsigned long *pfns;
 	int ret = 0;
 
+	walk->done = 0;
+	walk->retries = 0;
 	if (walk->flags & ~DMIRROR_WALK_ONCE || walk->reserved ||
 	    (walk->default_flags | walk->mask) & ~requests ||
 	    walk->owner > DMIRROR_OWNER_NONE)
 		return -EINVAL;
-	walk->done = 0;
-	walk->retries = 0;
 	pages = kvmalloc_array(most, sizeof(*pages) + 2 * sizeof(*pfns),
 			       GFP_KERNEL);
 	if (!pages)
