@@ -112,6 +112,13 @@ def _pytest(args: argparse.Namespace, *arguments: str) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
+def _chosen(args: argparse.Namespace) -> list[str]:
+    """The device tests of the expression, by file and function: what is repeated is multiplied before it is chosen."""
+    command = [sys.executable, "-m", "pytest", "tests/device", "--collect-only", "-q", "-k", args.expression or ""]
+    listed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout.splitlines()
+    return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or ["tests/device"]
+
+
 def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
     driver_module(_prepare(args), args.driver)
@@ -127,9 +134,11 @@ def _test(args: argparse.Namespace) -> int:
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     given = {"guests": args.guests, "torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
+    tests = ["tests/device"]
     if args.times is not None:
         options.append(f"--count={args.times}")
-    device = _pytest(args, "tests/device", *options)
+        tests = _chosen(args)
+    device = _pytest(args, *tests, *options)
     if device not in (0, 1, _NO_TESTS):
         return 2
     if host == device == _NO_TESTS:

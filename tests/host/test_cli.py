@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from dmirror.cli import main
+from dmirror.cli import _chosen, main
 
 
 @pytest.mark.parametrize("verb", ["demo", "test", "peer", "bench", "shell", "build"])
@@ -35,3 +36,10 @@ def test_an_unknown_verb_is_status_2() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["frobnicate"])
     assert caught.value.code == 2
+
+
+def test_what_is_repeated_is_chosen_by_file_and_function() -> None:
+    chosen = _chosen(argparse.Namespace(expression="Z-02 and hole"))
+    assert chosen
+    assert all(test.startswith("tests/device/") and "::test_" in test and "[" not in test for test in chosen)
+    assert _chosen(argparse.Namespace(expression="no_such_test")) == ["tests/device"]
