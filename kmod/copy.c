@@ -127,7 +127,13 @@ static void dmirror_free_targets(unsigned long *dst, unsigned long n)
  */
 static bool dmirror_left_behind(struct page *page)
 {
-	return !mem_cgroup_disabled() && !folio_memcg(page_folio(page));
+	bool charged;
+
+	/* It may be reparented, but not to none. */
+	rcu_read_lock();
+	charged = mem_cgroup_disabled() || folio_memcg(page_folio(page));
+	rcu_read_unlock();
+	return !charged;
 }
 
 /* Pages of @nr that the caller wants to stay. */
