@@ -178,19 +178,21 @@ long dmirror_write(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd)
 	return dmirror_access(ctx, cmd, DMIRROR_STORE, false);
 }
 
-/* The first @cmd->cpages pages without a fault; in @copied how many. */
-static int dmirror_copy_present(struct dmirror_context *ctx,
-				const struct hmm_dmirror_cmd *cmd,
-				unsigned long *copied)
+/*
+ * Copy @npages without a fault; in @copied how many. -ENOENT at a page for
+ * which the device has no entry that allows it.
+ */
+static int dmirror_copy_present(struct dmirror_context *ctx, u64 addr,
+				u64 npages, u64 ptr,
+				enum dmirror_access access, u64 *copied)
 {
 	long done;
 
-	for (*copied = 0; *copied < cmd->cpages; *copied += done) {
-		unsigned long offset = *copied << PAGE_SHIFT;
+	for (*copied = 0; *copied < npages; *copied += done) {
+		u64 offset = *copied << PAGE_SHIFT;
 
-		done = dmirror_copy(ctx, cmd->addr + offset,
-				    cmd->cpages - *copied, cmd->ptr + offset,
-				    DMIRROR_LOAD);
+		done = dmirror_copy(ctx, addr + offset, npages - *copied,
+				    ptr + offset, access);
 		if (done <= 0)
 			return done ? done : -ENOENT;
 		if (fatal_signal_pending(current))
@@ -209,49 +211,40 @@ static int dmirror_copy_present(struct dmirror_context *ctx,
 long dmirror_give_data(struct dmirror_context *ctx, struct hmm_dmirror_cmd *cmd,
 		       long ret)
 {
-	unsigned long copied;
-	int err = dmirror_copy_present(ctx, cmd, &copied);
+	u64 copied;
+	int err = dmirror_copy_present(ctx, cmd->addr, cmd->cpages, cmd->ptr,
+				       DMIRROR_LOAD, &copied);
 
 	cmd->cpages = copied;
 	return ret ? ret : err;
 }
 
-/* Why the device cannot do @access at @addr as it is. */
-static int dmirror_refusal(struct dmirror_context *ctx, unsigned long addr,
-			   enum dmirror_access access)
+/* Whether the device has @addr, and only to read. */
+static bool dmirror_is_read_only(struct dmirror_context *ctx,
+				 unsigned long addr)
 {
 	unsigned long entry;
 
 	mutex_lock(&ctx->lock);
 	entry = dmirror_pt_entry(dmirror_pt_leaf(ctx, addr), addr);
 	mutex_unlock(&ctx->lock);
-	return entry && access == DMIRROR_STORE && !(entry & DMIRROR_PTE_WRITE) ?
-		-EPERM : -ENOENT;
+	return entry && !(entry & DMIRROR_PTE_WRITE);
 }
 
 /* DMIRROR_PEEK and DMIRROR_POKE */
 long dmirror_peek(struct dmirror_context *ctx, struct dmirror_peek *peek,
 		  bool poke)
 {
-	enum dmirror_access access = poke ? DMIRROR_STORE : DMIRROR_LOAD;
-	long done;
+	int ret;
 
 	peek->done = 0;
 	if (peek->flags)
 		return -EINVAL;
-	for (; peek->done < peek->npages; peek->done += done) {
-		unsigned long offset = peek->done << PAGE_SHIFT;
-
-		done = dmirror_copy(ctx, peek->addr + offset,
-				    peek->npages - peek->done,
-				    peek->ptr + offset, access);
-		if (done < 0)
-			return done;
-		if (!done)
-			return dmirror_refusal(ctx, peek->addr + offset, access);
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		cond_resched();
-	}
-	return 0;
+	ret = dmirror_copy_present(ctx, peek->addr, peek->npages, peek->ptr,
+				   poke ? DMIRROR_STORE : DMIRROR_LOAD,
+				   &peek->done);
+	if (ret == -ENOENT && poke &&
+	    dmirror_is_read_only(ctx, peek->addr + (peek->done << PAGE_SHIFT)))
+		ret = -EPERM;
+	return ret;
 }
