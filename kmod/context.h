@@ -90,9 +90,9 @@ struct dmirror_claim {
  * @counters: the context part of what DMIRROR_COUNTERS reports
  *
  * Lock order: mmap lock, folio locks, the notifier's own, @lock, then
- * dmirror_device.lock and steer_lock. @lock is taken inside invalidate callbacks, so inside
- * reclaim: nothing under it may allocate with reclaim, touch user memory or
- * take any of the locks before it. Every access through the device page table
+ * dmirror_device.lock and steer_lock. @lock is taken inside invalidate
+ * callbacks, so inside reclaim: nothing under it may allocate with reclaim,
+ * touch user memory or take any of the locks before it. Every access through the device page table
  * and every removal from it happens under @lock, so that once an entry is
  * gone nobody uses its page any more (D-11, D-12).
  */

@@ -339,4 +339,3 @@ unsigned long dmirror_count_moved(struct dmirror_target *to,
 	}
 	return moved;
 }
-

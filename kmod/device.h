@@ -36,7 +36,6 @@
 	 0 : SZ_64M >> PAGE_SHIFT)
 
 struct dmirror_chunk;
-struct dmirror_context;
 
 /**
  * struct dmirror_block - PMD_SIZE of device memory

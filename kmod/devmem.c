@@ -14,6 +14,13 @@
 
 #include "steer.h"
 
+/* The chunk of @page, one of ours. */
+static struct dmirror_chunk *dmirror_chunk_of(const struct page *page)
+{
+	return container_of(dmirror_pagemap(page), struct dmirror_chunk,
+			    pagemap);
+}
+
 /* The device whose memory @page, a ZONE_DEVICE page, is; or NULL. */
 struct dmirror_device *dmirror_zone_page_device(struct page *page)
 {
@@ -41,9 +48,7 @@ static struct dmirror_block *dmirror_block_of(struct dmirror_chunk *chunk,
 /* The context that migrated what is on @page, a used one of ours, by its id. */
 u32 dmirror_page_owner(struct page *page)
 {
-	struct dmirror_chunk *chunk = container_of(dmirror_pagemap(page),
-						   struct dmirror_chunk,
-						   pagemap);
+	struct dmirror_chunk *chunk = dmirror_chunk_of(page);
 	struct dmirror_block *block;
 	unsigned int index;
 
@@ -54,9 +59,7 @@ u32 dmirror_page_owner(struct page *page)
 /* The number of @page, one of ours, in the memory of its device. */
 unsigned long dmirror_page_index(struct page *page)
 {
-	struct dmirror_chunk *chunk = container_of(dmirror_pagemap(page),
-						   struct dmirror_chunk,
-						   pagemap);
+	struct dmirror_chunk *chunk = dmirror_chunk_of(page);
 
 	return chunk->first_index + page_to_pfn(page) -
 		PHYS_PFN(chunk->pagemap.range.start);
@@ -126,9 +129,7 @@ void dmirror_free_spare(struct dmirror_device *dev)
 /* Called by the core with the last reference of a folio, in any context. */
 static void dmirror_folio_free(struct page *page, unsigned int order)
 {
-	struct dmirror_chunk *chunk = container_of(dmirror_pagemap(page),
-						   struct dmirror_chunk,
-						   pagemap);
+	struct dmirror_chunk *chunk = dmirror_chunk_of(page);
 	struct page *backing = page->zone_device_data;
 	struct dmirror_device *dev = chunk->dev;
 	unsigned int index, npages = 1U << order;
@@ -142,9 +143,7 @@ static void dmirror_folio_free(struct page *page, unsigned int order)
 	/* Before it is handed out again. */
 	if (dmirror_is_observed(dev))
 		dmirror_log_action(dev, block->owner[index], DMIRROR_EVENT_FREE,
-				   0, 0, npages, chunk->first_index +
-				   (block - chunk->blocks) *
-					DMIRROR_BLOCK_PAGES + index, 0);
+				   0, 0, npages, dmirror_page_index(page), 0);
 	whole = block->whole;
 	block->whole = false;
 	if (order)
@@ -206,8 +205,7 @@ static void dmirror_core_split(struct folio *head, struct folio *tail)
 
 	if (!tail)
 		return;
-	chunk = container_of(dmirror_pagemap(page), struct dmirror_chunk,
-			     pagemap);
+	chunk = dmirror_chunk_of(page);
 	dev = chunk->dev;
 
 	spin_lock_irqsave(&dev->lock, flags);

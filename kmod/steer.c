@@ -33,14 +33,13 @@ void dmirror_steer_open(struct dmirror_context *ctx)
 	mutex_unlock(&dev->open_mutex);
 }
 
-/* From here on nobody finds @ctx, and nobody is held for it. */
+/* From here on nobody finds @ctx, of which all holds have ended. */
 void dmirror_steer_close(struct dmirror_context *ctx)
 {
 	struct dmirror_device *dev = ctx->dev;
 	unsigned long flags;
 	unsigned int i;
 
-	dmirror_holds_close(ctx);
 	mutex_lock(&dev->open_mutex);
 	spin_lock_irqsave(&dev->steer_lock, flags);
 	list_del(&ctx->steer.node);
