@@ -119,6 +119,13 @@ class Mirror(Steering):
         self.device = device
         self.fd = os.open(node(device), os.O_RDWR)
 
+    @classmethod
+    def received(cls, fd: int, device: int) -> Self:
+        """The address space of another process, which opened `device` and passed us its descriptor (SCM_RIGHTS)."""
+        mirror = cls.__new__(cls)
+        mirror.fd, mirror.device = fd, device
+        return mirror
+
     def __enter__(self) -> Self:
         return self
 

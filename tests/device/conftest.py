@@ -104,11 +104,9 @@ def _mirrored(
         message, descriptors, _, _ = socket.recv_fds(ours, 4096, 16)
         child.line.receive()
         addr, *devices = (int(word) for word in message.split())
-        mirrors = []
-        for fd, device in zip(descriptors, devices, strict=True):
-            mirror = Mirror.__new__(Mirror)
-            mirror.fd, mirror.device = fd, device
-            mirrors.append(stack.enter_context(mirror))
+        mirrors = [
+            stack.enter_context(Mirror.received(fd, device)) for fd, device in zip(descriptors, devices, strict=True)
+        ]
         yield Mirrored(child, mirrors, Span(addr, npages))
 
 
@@ -174,11 +172,6 @@ def still(mirror: Mirror) -> Iterator[Callable[..., Still]]:
     from dmirror.mirror import Mirror  # noqa: PLC0415
     from dmirror.process import Child  # noqa: PLC0415
 
-    def received(fd: int, device: int) -> Mirror:
-        opened = Mirror.__new__(Mirror)
-        opened.fd, opened.device = fd, device
-        return opened
-
     with ExitStack() as stack:
 
         def make(act: Callable[[Mirror, Span], object] = lambda mirror, memory: None, npages: int = 16) -> Still:
@@ -195,7 +188,7 @@ def still(mirror: Mirror) -> Iterator[Callable[..., Still]]:
             with ours, theirs:
                 other = stack.enter_context(Child(child))
                 address, fds, _, _ = socket.recv_fds(ours, 8, 2)
-            mirrors = [stack.enter_context(received(fd, device)) for device, fd in enumerate(fds)]
+            mirrors = [stack.enter_context(Mirror.received(fd, device)) for device, fd in enumerate(fds)]
             made = Still(*mirrors, Span(int.from_bytes(address, "little"), npages), other)
             made.mem = os.open(f"/proc/{other.pid}/mem", os.O_RDONLY)
             stack.callback(os.close, made.mem)

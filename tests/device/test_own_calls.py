@@ -325,8 +325,7 @@ def orphan():
 
         in_child(child)
         _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    with Mirror.__new__(Mirror) as mirror:
-        mirror.fd, mirror.device = fd, 0
+    with Mirror.received(fd, 0) as mirror:
         yield mirror
 
 

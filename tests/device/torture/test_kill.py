@@ -151,9 +151,7 @@ def test_a_call_whose_memory_is_killed_under_it(mirror, devices, rounds):
 def received(line: socket.socket, device: int) -> Iterator[tuple[Mirror, Span]]:
     """The mirror of another process, and what it mirrors."""
     message, (descriptor,), _, _ = socket.recv_fds(line, 8, 1)
-    opened = Mirror.__new__(Mirror)
-    opened.fd, opened.device = descriptor, device
-    with opened:
+    with Mirror.received(descriptor, device) as opened:
         yield opened, Span(int.from_bytes(message, "little"), PAGES)
 
 
