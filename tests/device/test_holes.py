@@ -4,7 +4,7 @@
 import errno
 
 import pytest
-from userfault import Userfault
+from facilities.userfault import Userfault
 
 from dmirror.events import END, MIGRATE
 from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
-from userfault import Userfault
+from facilities.userfault import Userfault
 
 from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region
 from dmirror.plugin.markers import release_matches

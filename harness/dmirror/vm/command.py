@@ -30,6 +30,9 @@ _PASSED_ON_NAMES = (
 )
 
 
+DISKS = {"swap": 512, "file": 128}
+"""Empty disks of every guest, by what a test makes of them, in MiB. In the guest their serial is dmirror-NAME."""
+
 # A signal for the parent's death does not come when the parent died before it was asked for. So each of the two
 # looks for its parent once the signal is set.
 _UNDER_US = '[ "$PPID" = "$0" ] || exit 1; DMIRROR_VIRTME_RUN=$$ exec "$@"'
@@ -72,6 +75,13 @@ def virtme_run_command(
         options += ["-device", "virtio-blk-pci,drive=python"]
     options += ["-fsdev", f"local,id=run,security_model=none,multidevs=remap,path={_comma(run_dir)}"]
     options += ["-device", "virtio-9p-pci,fsdev=run,mount_tag=dmirror.run"]
+    for name in DISKS:
+        options += ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={_comma(run_dir / name)}"]
+        options += ["-device", f"virtio-blk-pci,drive={name},serial=dmirror-{name}"]
+    for node, mib in enumerate(spec.nodes_mib):
+        options += ["-object", f"memory-backend-ram,id=node{node},size={mib}M"]
+        cpus = ",".join(f"cpus={cpu}" for cpu in range(node, spec.cpus, 2))
+        options += ["-numa", f"node,nodeid={node},memdev=node{node}" + (f",{cpus}" if cpus else "")]
     for name, descriptor in ports.items():
         options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
         options += ["-device", f"virtserialport,name=dmirror.{name},chardev=port-{name}"]

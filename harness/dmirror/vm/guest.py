@@ -109,6 +109,11 @@ class _Machine:
         (run_dir / "set-up").write_text(
             command.set_up_script(self._spec, run_dir, image, interactive=self._interactive)
         )
+        for name, mib in command.DISKS.items():
+            disk = run_dir / name
+            stack.callback(disk.unlink)
+            with disk.open("wb") as file:
+                file.truncate(mib << 20)
         wrapper = run_dir / "qemu"
         wrapper.write_text(command.qemu_wrapper(run_dir))
         wrapper.chmod(0o755)

@@ -35,6 +35,11 @@ class GuestSpec:
         """The value of the kernel's memmap= for the coherent devices' memory."""
         return _SET_ASIDE if self.memory_mib >= MEMORY_MIB else None
 
+    @property
+    def nodes_mib(self) -> tuple[int, int]:
+        """Memory of the two NUMA nodes; what is set aside is of the second."""
+        return self.memory_mib - self.memory_mib // 3, self.memory_mib // 3
+
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"image": os.fspath(self.image)}, indent=1)
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Settings of the running kernel that a test changes and puts back, and what it says of a page or of itself."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from dmirror.memory import PAGE
+
+
+@contextmanager
+def setting(path, value):
+    """Another value in a file below /proc/sys or /sys for the block."""
+    file = Path(path)
+    old = file.read_text().strip()
+    # "always [madvise] never": the value that holds is the one in brackets.
+    old = old[old.index("[") + 1 : old.index("]")] if "[" in old else old
+    file.write_text(str(value))
+    try:
+        yield
+    finally:
+        file.write_text(old)
+
+
+def vmstat(name):
+    """A number of /proc/vmstat."""
+    lines = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(dict(lines)[name])
+
+
+def kpageflags(pfn):
+    """The word of /proc/kpageflags for a page frame (linux/kernel-page-flags.h)."""
+    with open("/proc/kpageflags", "rb", buffering=0) as file:
+        file.seek(8 * pfn)
+        return int.from_bytes(file.read(8), "little")
+
+
+def frames(span):
+    """Page frame numbers behind a span by /proc/self/pagemap, None where nothing is present."""
+    return [word & (1 << 55) - 1 if word >> 63 else None for word in span.pagemap()]
+
+
+def smaps(span, pid="self"):
+    """The fields of /proc/PID/smaps that count kB, of the one mapping that begins with the span: in pages."""
+    lines = iter(Path(f"/proc/{pid}/smaps").read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"{span.addr:x}-"):
+            break
+    else:
+        raise LookupError(f"no mapping begins at {span.addr:#x}")
+    fields = {}
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if not rest.endswith(" kB"):
+            if name == "VmFlags" or "-" in name:
+                break
+            continue
+        fields[name] = int(rest.split()[0]) * 1024 / PAGE
+    return fields
+
+
+def status(name, pid="self"):
+    """A line of /proc/PID/status that counts kB: in pages."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 // PAGE for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The surroundings themselves: what other tests set up is there, and gone afterwards."""
+
+import mmap
+import os
+from pathlib import Path
+
+from facilities.cgroups import Cgroup, dying, leave, wait_dead
+from facilities.disks import ext4, swap, swap_used
+from facilities.machine import frames, status
+from facilities.syscalls import move_pages, process_vm_read, process_vm_write
+
+from dmirror.memory import MADV_PAGEOUT, PAGE, Region
+from dmirror.process import in_child
+
+
+def test_pages_go_to_swap_and_come_back(region):
+    with swap():
+        region.fill(1).advise(MADV_PAGEOUT)
+        assert swap_used() == region.bytes
+        assert frames(region) == [None] * len(region)
+        assert region.matches(1)
+        region.advise(mmap.MADV_DONTNEED)
+    assert swap_used() == 0
+
+
+def test_a_group_is_charged_for_its_processes(mirror):
+    before = dying()
+    with Cgroup("dmirror-facilities") as group:
+
+        def use():
+            group.join()
+            with Region.anonymous(2048) as memory:
+                memory.fill(1)
+                charged = group.table("memory.stat")["anon"]
+            leave()
+            return charged
+
+        assert in_child(use) >= 2048 * PAGE
+        assert group.table("memory.stat")["anon"] == 0
+    wait_dead(before)
+
+
+def test_a_file_system_on_a_disk(mirror):
+    with ext4() as root:
+        assert "ext4" in Path("/proc/mounts").read_text()
+        fd = os.open(root / "file", os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, 16 * PAGE)
+        with Region.of_file(fd, 16) as memory:
+            memory.fill(1)
+        os.fsync(fd)
+        os.close(fd)
+        fd = os.open(root / "file", os.O_RDONLY | os.O_DIRECT)
+        assert os.readv(fd, [mmap.mmap(-1, PAGE)]) == PAGE
+        os.close(fd)
+
+
+def test_pages_move_between_two_nodes(region):
+    region.fill(1)
+    addresses = [region[page].addr for page in range(len(region))]
+    for node in (0, 1, 0):
+        assert move_pages(addresses, node) == [node] * len(region)
+        assert region.matches(1)
+
+
+def test_memory_of_a_process_by_its_number(region):
+    region.fill(1)
+    assert process_vm_write(os.getpid(), region[2].addr, bytes(range(8))) == 8
+    assert process_vm_read(os.getpid(), region[2].addr, 8) == bytes(range(8))
+    assert status("RssAnon") > len(region)
