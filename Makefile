@@ -6,9 +6,10 @@
 #   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
 #   T=expression     a part of the tests (pytest -k)       TORTURE=1800   seconds for each torture test
 #   SEED=N           where they begin, as a failure says   TIMES=50       how often each device test runs
+#   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts as a page
 
 DMIRROR := .venv/bin/dmirror
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -20,7 +21,7 @@ demo: setup
 
 test: setup
 	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T") $(if $(TORTURE),--torture "$$TORTURE") \
-		$(if $(SEED),--seed "$$SEED") $(if $(TIMES),--times "$$TIMES")
+		$(if $(SEED),--seed "$$SEED") $(if $(TIMES),--times "$$TIMES") $(if $(RANDOM),--random "$$RANDOM")
 
 peer: setup
 	@$(DMIRROR) peer $(guest)
@@ -31,11 +32,14 @@ bench: setup
 shell: setup
 	@$(DMIRROR) shell $(guest)
 
+contracts: setup
+	@$(DMIRROR) contracts $(if $(HTML),--html "$$HTML")
+
 lint: setup
 	@sh scripts/lint.sh
 
 setup:
 	@sh scripts/setup.sh
 
-.PHONY: demo test peer bench shell lint setup
+.PHONY: demo test peer bench shell contracts lint setup
 .DEFAULT_GOAL := demo

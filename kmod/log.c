@@ -31,7 +31,7 @@ static void dmirror_ring_put(struct dmirror_ring *ring,
 }
 
 /* Tell of what was lost, in its place. */
-static void dmirror_ring_confess(struct dmirror_ring *ring, u64 time)
+static noinline void dmirror_ring_confess(struct dmirror_ring *ring, u64 time)
 {
 	struct dmirror_event overrun = {
 		.seq = ring->last_seq,
@@ -40,8 +40,6 @@ static void dmirror_ring_confess(struct dmirror_ring *ring, u64 time)
 		.type = DMIRROR_EVENT_OVERRUN,
 	};
 
-	if (!ring->unsaid)
-		return;
 	dmirror_ring_put(ring, &overrun);
 	ring->unsaid = 0;
 }
@@ -61,7 +59,8 @@ static void dmirror_ring_write(struct dmirror_ring *ring,
 		ring->unsaid++;
 		return;
 	}
-	dmirror_ring_confess(ring, event->time);
+	if (unlikely(ring->unsaid))
+		dmirror_ring_confess(ring, event->time);
 	event->seq = ++ring->last_seq;
 	dmirror_ring_put(ring, event);
 }
@@ -204,7 +203,7 @@ static unsigned int dmirror_log_look(struct dmirror_context *ctx,
 
 	lockdep_assert_held(&ctx->steer.read_mutex);
 	spin_lock_irqsave(&ctx->dev->steer_lock, flags);
-	if (ring->head == ring->tail)
+	if (ring->head == ring->tail && ring->unsaid)
 		dmirror_ring_confess(ring, ktime_get_ns());
 	for (i = 0; i < most && ring->tail + i != ring->head; i++)
 		batch[i] = ring->records[(ring->tail + i) & (ring->size - 1)];

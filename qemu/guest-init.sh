@@ -109,6 +109,7 @@ must "debugfs" $bb mount -t debugfs debugfs /sys/kernel/debug
 try $bb mount -t tracefs tracefs /sys/kernel/tracing
 if try $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup; then
 	put +memory /sys/fs/cgroup/cgroup.subtree_control >/dev/null
+	$bb mkdir /sys/fs/cgroup/dmirror-tests # the command's; what is charged to it is the tests' own
 fi
 for setting in kernel/hung_task_timeout_secs:20 kernel/hung_task_all_cpu_backtrace:1 kernel/sysrq:1 kernel/kptr_restrict:0; do
 	file=/proc/sys/${setting%%:*}

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dmirror import figures
+from dmirror import contracts, figures, results
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
@@ -135,6 +135,8 @@ def _test(args: argparse.Namespace) -> int:
     given = {"guests": args.guests, "torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     tests = ["tests/device"]
+    if args.random is not None:
+        options += ["-p", "randomly", "-p", f"randomly_seed={args.random}"]
     if args.times is not None:
         options.append(f"--count={args.times}")
         tests = _chosen(args)
@@ -150,6 +152,25 @@ def _default_kernel() -> str:
     from dmirror.kernel import catalogue  # noqa: PLC0415
 
     return catalogue.load().default
+
+
+def _contracts(args: argparse.Namespace) -> int:
+    sections, tests = contracts.catalogue(), contracts.collected()
+    wrong = list(contracts.missing(sections, tests))
+    page = contracts.markdown(sections, tests)
+    if args.docs:
+        contracts.write(contracts.PAGE, page)
+    elif contracts.PAGE.read_text() != page:
+        wrong.append("docs/contracts.md is not what the tests say: dmirror contracts --docs makes it")
+    runs = results.kept()
+    rows = contracts.table(sections, tests, runs)
+    if args.html:
+        contracts.write(args.html, contracts.html(rows, runs))
+    if not args.check:
+        print(contracts.text(rows, runs))
+    for line in wrong:
+        print(f"dmirror: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -190,8 +211,13 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
     test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 3)")
     test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
+    test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+    table = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")
+    table.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
+    table.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
+    table.add_argument("--check", action="store_true", help="print only what is wrong")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser

@@ -3,13 +3,16 @@
 
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from facilities.cgroups import Cgroup, dying, leave, wait_dead
 from facilities.disks import ext4, swap, swap_used
 from facilities.machine import frames, status
 from facilities.syscalls import move_pages, process_vm_read, process_vm_write
 
+from dmirror import oracles
 from dmirror.memory import MADV_PAGEOUT, PAGE, Region
 from dmirror.process import in_child
 
@@ -68,3 +71,35 @@ def test_memory_of_a_process_by_its_number(region):
     assert process_vm_write(os.getpid(), region[2].addr, bytes(range(8))) == 8
     assert process_vm_read(os.getpid(), region[2].addr, 8) == bytes(range(8))
     assert status("RssAnon") > len(region)
+
+
+def test_the_account_follows_what_is_mapped_and_charged(driver, mirror):
+    """The oracles read after every test: they have something to say here, and nothing of memory in its place."""
+    before = oracles.read()
+    with Region.anonymous(2048) as memory:
+        memory.fill(1)
+        mirror.migrate_to_device(memory[:1024])
+        during = oracles.read()
+    after = oracles.read()
+    assert None not in (before.anon, before.charge)
+    assert during.devices[0][0] == before.devices[0][0] + 1024
+    assert list(oracles.complaints(before, during)) == list(
+        oracles.complaints(before, replace(after, devices=during.devices))
+    )
+    assert not list(oracles.complaints(before, after))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("devices", {0: (1, 0)}, "device pages in use"),
+        ("swap", PAGE, "swap in use"),
+        ("rss", 512, "without their count"),
+        ("anon", -512, "without their group"),
+        ("charge", 512, "were leaked"),
+    ],
+)
+def test_what_does_not_come_out_even_is_said(mirror, name, value, said):
+    even = oracles.Account({0: (0, 0)}, 0, 0, 0, 0)
+    (complaint,) = oracles.complaints(even, replace(even, **{name: value}))
+    assert said in complaint

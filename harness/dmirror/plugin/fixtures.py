@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Fixtures of device tests: mirrors, memory, and the count of device pages that must come out even."""
+"""Fixtures of device tests: mirrors, memory, and the account that must come out even."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dmirror.plugin.options import device_present, is_device_test
+
 if TYPE_CHECKING:
     from dmirror.memory import Region
     from dmirror.mirror import Mirror
+    from dmirror.oracles import Account
 
 REGION_PAGES = 16
 COHERENT = 2  # the first of the two coherent devices
 
 
+_account: Account | None = None  # the last reading that came out even
+
+
 @pytest.fixture(autouse=True)
 def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Device pages in use and open contexts are after a test what they were before it, on every device."""
-    if not {"mirror", "coherent"} & set(request.fixturenames):
+    """After a device test everything that dmirror.oracles looks at is as it was before the first."""
+    global _account  # noqa: PLW0603
+    if not device_present() or not is_device_test(request.node):
         yield
         return
-    before = _usage()
+    from dmirror import oracles  # noqa: PLC0415  (the host has no need of the extension)
+
+    if _account is None:
+        _account = oracles.read()
     yield
-    after = _usage()
-    if after != before:
-        pytest.fail(f"device pages in use and open contexts, by device: {after} after the test, {before} before it")
-
-
-def _usage() -> dict[int, tuple[int, int]]:
-    from dmirror.mirror import Mirror, devices  # noqa: PLC0415  (the host has no need of the extension)
-
-    usage = {}
-    for device in devices():
-        with Mirror(device) as probe:
-            if "counters" in probe.capabilities():
-                counters = probe.counters()
-                usage[device] = (counters.dev_pages_in_use, counters.dev_contexts)
-    return usage
+    before, _account = _account, oracles.read()
+    wrong = list(oracles.complaints(before, _account))
+    if wrong:
+        pytest.fail("\n".join(wrong))
+    # Small differences add up to a leak: they count from the first test on.
+    _account = before
 
 
 @pytest.fixture

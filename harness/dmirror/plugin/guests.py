@@ -23,7 +23,9 @@ import pytest
 
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, driver_module, prepare
+from dmirror.plugin.record import Recorder
 from dmirror.plugin.stall import LIMITS
+from dmirror.results import Results
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import panic
@@ -95,6 +97,8 @@ def configure(config: pytest.Config) -> None:
         f"guests: {count}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
     ]
     config.pluginmanager.register(Guests(config, run, header), "dmirror-guests")
+    results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
+    config.pluginmanager.register(Recorder(results), "dmirror-record")
 
 
 def _paths(config: pytest.Config) -> list[Path]:

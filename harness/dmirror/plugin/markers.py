@@ -41,6 +41,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.extra_keyword_matches.update(marker.args[0] for marker in item.iter_markers("contract"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.dmirror_list_contracts:
+        for item in session.items:
+            for marker in item.iter_markers("contract"):
+                print(f"contract {marker.args[0]} {item.nodeid}")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("contract"):

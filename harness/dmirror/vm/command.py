@@ -151,6 +151,7 @@ def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
         size = os.get_terminal_size(0)
         if size.lines and size.columns:
             lines.append(f"/bin/busybox stty rows {size.lines} cols {size.columns}")
+    lines.append("[ ! -d /sys/fs/cgroup/dmirror-tests ] || echo $$ >/sys/fs/cgroup/dmirror-tests/cgroup.procs")
     words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(environment.items()))]
     words += [os.path.abspath(program), *argv[1:]]
     return "\n".join([*lines, shlex.join(words), ""])

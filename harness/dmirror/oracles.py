@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What has to come out even after a test, whatever it asserted: devices, swap, resident memory, memory that is charged.
+
+Documentation/filesystems/proc.rst, Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmirror.memory import PAGE
+from dmirror.mirror import Mirror, devices
+
+# Our guests start the tests in a memory group of their own.
+_GROUP = Path("/sys/fs/cgroup/dmirror-tests")
+# Parts of memory.current that memory.stat knows.
+_PARTS = ("anon", "file", "kernel", "sock")
+
+# Pages by which two readings may differ. The interpreter goes on between one file and the next. Of the percpu counters
+# of /proc/PID/status each processor keeps back up to 32 of each of three kinds; of memory.current each processor may
+# have 64 in stock (mm/memcontrol.c, MEMCG_CHARGE_BATCH).
+_ANON_SLACK = 32
+_RSS_SLACK = 3 * 32 * (os.cpu_count() or 1) + _ANON_SLACK
+_CHARGE_SLACK = 64 * (os.cpu_count() or 1) + _ANON_SLACK
+
+
+@dataclass(frozen=True)
+class Account:
+    """One reading. Differences are in pages and 0 in theory; None where this machine cannot tell."""
+
+    devices: dict[int, tuple[int, int]]  # device pages in use and open contexts
+    swap: int  # bytes in use
+    rss: int  # VmRSS - what page tables hold
+    anon: int | None  # anonymous pages charged - those that page tables hold
+    charge: int | None  # pages charged - those of which memory.stat knows what they are
+
+
+def read() -> Account:
+    """The present account of this process, of its group and of the machine."""
+    rollup = _fields(Path("/proc/self/smaps_rollup"))
+    status = _fields(Path("/proc/self/status"))
+    return Account(
+        _usage(),
+        _swap_used(),
+        (status["VmRSS"] - rollup["Rss"]) * 1024 // PAGE,
+        *_charged(rollup["Anonymous"] * 1024),
+    )
+
+
+def complaints(before: Account, after: Account) -> Iterator[str]:
+    """What does not come out even, a sentence each."""
+    if after.devices != before.devices:
+        yield (
+            "device pages in use and open contexts, by device: "
+            f"{after.devices} after the test, {before.devices} before it"
+        )
+    if after.swap != before.swap:
+        yield f"swap in use: {after.swap} bytes after the test, {before.swap} before it"
+    if abs(after.rss - before.rss) > _RSS_SLACK:
+        yield (
+            f"VmRSS is {after.rss:+} pages off from what the page tables hold, it was {before.rss:+}: "
+            "pages were mapped or unmapped without their count"
+        )
+    if _off(before.anon, after.anon, _ANON_SLACK):
+        yield (
+            f"memory.stat has {after.anon:+} anonymous pages more than the page tables hold, it was {before.anon:+}: "
+            "pages were mapped or unmapped without their group"
+        )
+    if _off(before.charge, after.charge, _CHARGE_SLACK):
+        yield (
+            f"{after.charge:+} pages are charged that are neither mapped nor cached nor the kernel's, it was "
+            f"{before.charge:+}: pages, or charges, were leaked"
+        )
+
+
+def _off(before: int | None, after: int | None, slack: int) -> bool:
+    return before is not None and after is not None and abs(after - before) > slack
+
+
+def _usage() -> dict[int, tuple[int, int]]:
+    usage = {}
+    for device in devices():
+        with Mirror(device) as probe:
+            if "counters" in probe.capabilities():
+                counters = probe.counters()
+                usage[device] = (counters.dev_pages_in_use, counters.dev_contexts)
+    return usage
+
+
+def _swap_used() -> int:
+    meminfo = _fields(Path("/proc/meminfo"))
+    return (meminfo["SwapTotal"] - meminfo["SwapFree"]) * 1024
+
+
+def _charged(anonymous: int) -> tuple[int | None, int | None]:
+    try:
+        if (_GROUP / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+            return None, None
+        current = int((_GROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+    except FileNotFoundError:
+        return None, None
+    known = sum(int(stat[part]) for part in _PARTS)
+    return (int(stat["anon"]) - anonymous) // PAGE, (current - known) // PAGE
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The numbers of a file of lines such as `Name:  12 kB`."""
+    fields = {}
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if rest.endswith(" kB"):
+            fields[name] = int(rest.split()[0])
+    return fields

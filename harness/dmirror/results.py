@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Verdicts of device tests, kept from run to run: one file for each kernel, flavour and driver."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dmirror.paths import cache
+
+PASSED, FAILED, DEFECT, SKIPPED = "passed", "failed", "defect", "skipped"
+"""`defect`: an expected failure, which says what the kernel does not keep."""
+
+
+@dataclass
+class Verdict:
+    """How one test ended: its contracts, and the reason of a skip or of a known defect."""
+
+    outcome: str
+    contracts: list[str]
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Results:
+    """The last verdict of every test that ran on one kernel with one driver."""
+
+    kernel: str
+    flavour: str
+    driver: str
+    tests: dict[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As in a table's head."""
+        extra = [word for word, usual in ((self.flavour, "default"), (self.driver, "dmirror")) if word != usual]
+        return " ".join([self.kernel, *extra])
+
+    @property
+    def _file(self) -> Path:
+        return _folder() / f"{self.kernel}-{self.flavour}-{self.driver}.json".replace("/", "_")
+
+    def add(self) -> None:
+        """Put these verdicts over what is kept of the same kernel and driver."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._file}.lock"):
+            kept = _load(self._file).tests if self._file.exists() else {}
+            text = json.dumps(
+                {
+                    "kernel": self.kernel,
+                    "flavour": self.flavour,
+                    "driver": self.driver,
+                    "tests": {name: vars(verdict) for name, verdict in sorted((kept | self.tests).items())},
+                },
+                indent=1,
+            )
+            new = self._file.with_suffix(".new")
+            new.write_text(text)
+            new.rename(self._file)
+
+    def of_contracts(self) -> dict[str, list[Verdict]]:
+        """Verdicts by contract."""
+        by_id: dict[str, list[Verdict]] = defaultdict(list)
+        for verdict in self.tests.values():
+            for contract in verdict.contracts:
+                by_id[contract].append(verdict)
+        return by_id
+
+
+def kept() -> list[Results]:
+    """Everything that is kept, in the order of kernels."""
+    return sorted((_load(file) for file in _folder().glob("*.json")), key=lambda one: (_version(one.kernel), one.name))
+
+
+def _folder() -> Path:
+    return cache() / "results"
+
+
+def _load(file: Path) -> Results:
+    words: dict[str, Any] = json.loads(file.read_text())
+    tests = {name: Verdict(**verdict) for name, verdict in words["tests"].items()}
+    return Results(words["kernel"], words["flavour"], words["driver"], tests)
+
+
+def _version(label: str) -> list[int]:
+    return [int(word) for word in label.partition("-")[0].split(".") if word.isdigit()]
