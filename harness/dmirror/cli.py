@@ -106,6 +106,10 @@ def _shell(args: argparse.Namespace) -> int:
     return _in_guest(args, _prepare(args), [os.environ.get("SHELL", "/bin/sh")], interactive=True)
 
 
+def _run(args: argparse.Namespace) -> int:
+    return _in_guest(args, _prepare(args), [sys.executable, str(args.program), *args.arguments])
+
+
 def _pytest(args: argparse.Namespace, *arguments: str) -> int:
     selection = ["-k", args.expression] if args.expression else []
     command = [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
@@ -164,6 +168,7 @@ def _contracts(args: argparse.Namespace) -> int:
         wrong.append("docs/contracts.md is not what the tests say: dmirror contracts --docs makes it")
     runs = results.kept()
     rows = contracts.table(sections, tests, runs)
+    wrong += contracts.unlisted(rows, runs)
     if args.html:
         contracts.write(args.html, contracts.html(rows, runs))
     if not args.check:
@@ -200,12 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     peer = add("peer", _peer, "the kernel tree's own hmm-tests on the driver")
     bench = add("bench", _bench, "time the driver and the tree's own side by side in one guest")
     shell = add("shell", _shell, "an interactive guest with the driver loaded")
+    program = add("run", _run, "a Python program of yours in a guest with the driver loaded")
     build = add("build", _build, "build kernel and module, and print where they are")
-    for verb in (demo, test, peer, bench, shell, build):
+    for verb in (demo, test, peer, bench, shell, program, build):
         _add_kernel_options(verb)
-    for verb in (demo, test, peer, bench, shell):
+    for verb in (demo, test, peer, bench, shell, program):
         _add_guest_options(verb)
-    for verb in (demo, test, peer, shell, build):
+    for verb in (demo, test, peer, shell, program, build):
         verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
@@ -218,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
     table.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
     table.add_argument("--check", action="store_true", help="print only what is wrong")
+    program.add_argument("program", metavar="PROGRAM", type=Path, help="such as docs/findings/h_11.py")
+    program.add_argument("arguments", nargs="*", metavar="ARG", help="what it is given")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser
