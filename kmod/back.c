@@ -48,6 +48,8 @@ vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 	vm_fault_t ret = 0;
 	u64 huge = 0;
 
+	/* The address space stays as it is for all of what follows. */
+	WARN_ON_ONCE(!rwsem_is_locked(&vmf->vma->vm_mm->mmap_lock));
 	/* Mapped by a PMD: the folio comes back as a whole. */
 	if (dmirror_fault_is_huge(vmf)) {
 		npages = HPAGE_PMD_NR;

@@ -43,6 +43,9 @@ static void dmirror_fill_query(struct dmirror_context *ctx,
 #ifdef DMIRROR_HAVE_FAULT_UNLOCKED
 	query->capabilities |= DMIRROR_CAP_READ_UNLOCKED;
 #endif
+#ifdef DMIRROR_HAVE_CARRIED
+	query->capabilities |= DMIRROR_CAP_CARRIED;
+#endif
 #ifdef DMIRROR_HAVE_TWO_PASS
 	query->capabilities |= DMIRROR_CAP_TWO_PASS;
 #endif

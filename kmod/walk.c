@@ -90,6 +90,20 @@ static unsigned long dmirror_request_bits(u32 flags)
 		(flags & DMIRROR_PAGE_REQ_WRITE ? HMM_PFN_REQ_WRITE : 0);
 }
 
+static unsigned long dmirror_carried_bits(u32 flags)
+{
+	return (flags & DMIRROR_PAGE_DMA_MAPPED ? HMM_PFN_DMA_MAPPED : 0) |
+		(flags & DMIRROR_PAGE_P2PDMA ? HMM_PFN_P2PDMA : 0) |
+		(flags & DMIRROR_PAGE_P2PDMA_BUS ? HMM_PFN_P2PDMA_BUS : 0);
+}
+
+static u32 dmirror_carried_flags(unsigned long pfn)
+{
+	return (pfn & HMM_PFN_DMA_MAPPED ? DMIRROR_PAGE_DMA_MAPPED : 0) |
+		(pfn & HMM_PFN_P2PDMA ? DMIRROR_PAGE_P2PDMA : 0) |
+		(pfn & HMM_PFN_P2PDMA_BUS ? DMIRROR_PAGE_P2PDMA_BUS : 0);
+}
+
 /* What @pfn, an entry of hmm_range_fault(), and the device say of @addr. */
 static struct dmirror_page dmirror_describe(struct dmirror_context *ctx,
 					    unsigned long addr,
@@ -97,7 +111,7 @@ static struct dmirror_page dmirror_describe(struct dmirror_context *ctx,
 {
 	unsigned long entry = dmirror_pt_entry(dmirror_pt_leaf(ctx, addr),
 					       addr);
-	struct dmirror_page info = {};
+	struct dmirror_page info = { .flags = dmirror_carried_flags(pfn) };
 	struct dmirror_device *dev;
 	struct page *page;
 
@@ -153,7 +167,8 @@ static int dmirror_walk_leaf(struct dmirror_context *ctx,
 	walker.range.pfn_flags_mask = dmirror_request_bits(walk->mask);
 	walker.range.dev_private_owner = dmirror_owner(ctx->dev, walk->owner);
 	for (i = 0; i < npages; i++)
-		requests[i] = dmirror_request_bits(pages[i].flags);
+		requests[i] = dmirror_request_bits(pages[i].flags) |
+			dmirror_carried_bits(pages[i].flags);
 
 	ret = dmirror_walk_lock(ctx, &walker);
 	walk->retries += walker.retries;

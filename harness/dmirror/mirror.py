@@ -28,6 +28,7 @@ CAPABILITIES = {
     "coherent_exclusive": lib.DMIRROR_CAP_COHERENT_EXCLUSIVE,
     "steer": lib.DMIRROR_CAP_STEER,
     "two_pass": lib.DMIRROR_CAP_TWO_PASS,
+    "carried": lib.DMIRROR_CAP_CARRIED,
 }
 """What a test can ask for with `needs(capability=…)`."""
 

@@ -12,7 +12,7 @@ from dmirror.holds import Hold
 from dmirror.inject import Injection
 from dmirror.memory import Data, Span
 from dmirror.uapi import ffi, lib
-from dmirror.vectors import Migration, PageInfo, Walk, Words
+from dmirror.vectors import CARRIED, Migration, PageInfo, Walk, Words
 from dmirror.watches import Watch
 
 SELECT = {
@@ -119,11 +119,12 @@ class Steering:
         """hmm_range_fault() over the span, as told; the device page table stays as it is.
 
         `default` and `mask` are its default_flags and pfn_flags_mask, `requests` the flags of single pages, each of
-        "fault" and "write"; `owner` is its dev_private_owner. `once`: EBUSY where a driver would walk again.
+        "fault" and "write"; `owner` is its dev_private_owner. `once`: EBUSY where a driver would walk again. With the
+        capability "carried", single pages can have names of vectors.CARRIED too, as hmm_dma_map_pfn() leaves them.
         """
         pages = ffi.new("struct dmirror_page[]", span.npages)
         for page, names in (requests or {}).items():
-            pages[_within(span, page)].flags = bits("request", REQUESTS, names)
+            pages[_within(span, page)].flags = bits("request", REQUESTS | CARRIED, names)
         out = self.own(
             "WALK",
             span,

@@ -117,6 +117,14 @@ class Migration:
         return "\n".join([head, *lines])
 
 
+CARRIED = {
+    "dma_mapped": lib.DMIRROR_PAGE_DMA_MAPPED,
+    "p2pdma": lib.DMIRROR_PAGE_P2PDMA,
+    "p2pdma_bus": lib.DMIRROR_PAGE_P2PDMA_BUS,
+}
+"""HMM_PFN_* that hmm_range_fault() leaves as it found them."""
+
+
 @dataclass(frozen=True)
 class PageInfo:
     """One page as hmm_range_fault() and as the device page table have it.
@@ -139,6 +147,7 @@ class PageInfo:
     mapped_write: bool
     mapped_atomic: bool
     mapped_device: bool
+    carried: frozenset[str]  # names of CARRIED
 
     @classmethod
     def decode(cls, page: Any) -> PageInfo:
@@ -156,6 +165,7 @@ class PageInfo:
             mapped_write=has("MAPPED_WRITE"),
             mapped_atomic=has("MAPPED_ATOMIC"),
             mapped_device=has("MAPPED_DEVICE"),
+            carried=frozenset(name for name, bit in CARRIED.items() if page.flags & bit),
         )
 
     @property

@@ -145,6 +145,16 @@ static inline struct page *dmirror_make_exclusive(struct mm_struct *mm,
  */
 
 /*
+ * DMIRROR_HAVE_CARRIED: flags that hmm_range_fault() leaves where they are, for
+ * hmm_dma_map_pfn(). 7.2 has them, 6.12 has not.
+ */
+#ifndef DMIRROR_HAVE_CARRIED
+#define HMM_PFN_DMA_MAPPED	0UL
+#define HMM_PFN_P2PDMA		0UL
+#define HMM_PFN_P2PDMA_BUS	0UL
+#endif
+
+/*
  * DMIRROR_HAVE_FAULT_UNLOCKED: hmm_range_fault_unlocked_timeout(), which lets
  * a fault handler drop the mmap lock. 7.3.
  */

@@ -45,7 +45,7 @@ has exclusive_page || has exclusive_range || broken exclusive_page "nor the olde
 	echo "/* SPDX-License-Identifier: GPL-2.0 */"
 	echo "/* $key */"
 	for probe in folio_free device_thp page_pgmap init_order exclusive_page \
-		fault_unlocked bulk_alloc two_pass; do
+		fault_unlocked bulk_alloc two_pass carried; do
 		has "$probe" || continue
 		echo "#define DMIRROR_HAVE_$(echo "$probe" | tr '[:lower:]' '[:upper:]') 1"
 	done

@@ -46,6 +46,7 @@
 #define DMIRROR_CAP_COHERENT_EXCLUSIVE	(1ULL << 6)	/* EXCLUSIVE on coherent pages */
 #define DMIRROR_CAP_STEER		(1ULL << 7)	/* DMIRROR_LOG to DMIRROR_EXCLUSIVE */
 #define DMIRROR_CAP_TWO_PASS		(1ULL << 8)	/* DMIRROR_WATCH_TWO_PASS */
+#define DMIRROR_CAP_CARRIED		(1ULL << 9)	/* DMIRROR_PAGE_CARRIED */
 
 /**
  * struct dmirror_query - what this driver can do on this kernel
@@ -485,6 +486,12 @@ struct dmirror_migrate {
 #define DMIRROR_PAGE_MAPPED_WRITE	(1 << 9)
 #define DMIRROR_PAGE_MAPPED_ATOMIC	(1 << 10)	/* exclusive */
 #define DMIRROR_PAGE_MAPPED_DEVICE	(1 << 11)	/* in memory of this device */
+/* in: HMM_PFN_* that hmm_range_fault() is given; out: what is left of them */
+#define DMIRROR_PAGE_DMA_MAPPED	(1 << 12)
+#define DMIRROR_PAGE_P2PDMA	(1 << 13)
+#define DMIRROR_PAGE_P2PDMA_BUS	(1 << 14)
+#define DMIRROR_PAGE_CARRIED	(DMIRROR_PAGE_DMA_MAPPED | \
+				 DMIRROR_PAGE_P2PDMA | DMIRROR_PAGE_P2PDMA_BUS)
 
 /**
  * struct dmirror_page - one page as the CPU page table and the device's have it
@@ -493,7 +500,8 @@ struct dmirror_migrate {
  *	or 0
  * @mapped: page frame in the device page table, or 0; as long as both are
  *	there it is @backing
- * @flags: in: DMIRROR_PAGE_REQ_*; out: the others
+ * @flags: in: DMIRROR_PAGE_REQ_* and, with the capability, DMIRROR_PAGE_CARRIED;
+ *	out: all but the requests
  * @order: of the CPU's mapping
  * @device: with DMIRROR_PAGE_DEVICE: the device's number
  * @index: with DMIRROR_PAGE_DEVICE: the page's number in its memory

@@ -4,14 +4,16 @@
 import errno
 import mmap
 import os
+from dataclasses import replace
 
 import pytest
 
 from dmirror.events import FAULT
-from dmirror.memory import HUGE_PAGES, NONE, READ, RW, Region
+from dmirror.memory import HUGE_PAGES, NONE, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.plugin.markers import release_matches
 from dmirror.threads import Task
+from dmirror.vectors import CARRIED
 
 pytestmark = pytest.mark.needs(capability="steer")
 THP = pytest.mark.needs(capability="device_thp")
@@ -102,6 +104,36 @@ class TestRequests:
 
 
 REQUESTS = {2: ("fault",), 6: BOTH, 12: BOTH}
+
+
+@pytest.mark.contract("H-14")
+@pytest.mark.needs(capability="carried")
+class TestCarried:
+    """Flags of the entries that hmm_range_fault() does not know: a driver keeps them there between two walks."""
+
+    NAMES = tuple(CARRIED)
+
+    @pytest.mark.parametrize("where", ["nothing", "zero", "ram", "device", "huge"])
+    @pytest.mark.parametrize("default", [(), ("fault",), BOTH])
+    def test_they_stay_where_they_are(self, mirror, where, default):
+        with Region.huge(1) if where == "huge" else Region.anonymous(16, align=16 * PAGE) as whole:
+            if where == "zero":
+                whole.touch()
+            elif where != "nothing":
+                whole.fill(1)
+            if where == "device":
+                mirror.migrate_to_device(whole)
+            memory = whole[:16]
+            given = {number: self.NAMES[: number % 4] for number in range(16)}
+            pages = mirror.walk(memory, default=default, requests=given).pages
+            assert [page.carried for page in pages] == [frozenset(given[number]) for number in range(16)]
+            plain = mirror.walk(memory, default=default).pages
+            assert [replace(page, carried=frozenset()) for page in pages] == plain
+            assert not any(page.carried for page in plain)
+
+    def test_a_request_is_not_taken_for_a_result(self, mirror, region):
+        pages = mirror.walk(region, requests=dict.fromkeys(range(16), BOTH)).pages
+        assert not any(page.valid or page.write or page.error or page.carried for page in pages)
 
 
 class TestRestart:
