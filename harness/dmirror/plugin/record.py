@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""On the host: verdicts of the tests that ran in guests, for `dmirror contracts`."""
+"""On the host: verdicts of the tests that ran in guests, for `dmirror contracts`, and the time of each file."""
 
 from __future__ import annotations
+
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -27,6 +29,18 @@ class Recorder:
             defect = getattr(report, "wasxfail", None)
             verdict.outcome = SKIPPED if defect is None else DEFECT
             verdict.reason = _reason(report) if defect is None else defect.removeprefix("reason: ")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        seconds: defaultdict[str, float] = defaultdict(float)
+        tests: Counter[str] = Counter()
+        for nodeid, verdict in self._results.tests.items():
+            file = nodeid.partition("::")[0]
+            seconds[file] += verdict.seconds
+            tests[file] += 1
+        if len(seconds) > 1:
+            terminalreporter.section("time of each file")
+            for file, time in sorted(seconds.items(), key=lambda item: -item[1]):
+                terminalreporter.line(f"{time:7.1f} s  {tests[file]:5} tests  {file}")
 
     def pytest_sessionfinish(self) -> None:
         if self._results.tests:
