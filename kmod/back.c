@@ -22,10 +22,11 @@ DECLARE_RWSEM(dmirror_evict_sem);
 vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct dmirror_device *dev = dmirror_page_device(vmf->page);
+	const bool steered = dmirror_is_steered(dev);
 	const struct dmirror_pass pass = {
 		.dev = dev,
-		.id = dmirror_is_steered(dev) ?
-			dmirror_page_owner(vmf->page) : 0,
+		.steered = steered,
+		.id = steered ? dmirror_page_owner(vmf->page) : 0,
 		.event = DMIRROR_EVENT_CPU_BEGIN,
 		.point = DMIRROR_HOLD_CPU_BEGIN,
 	};

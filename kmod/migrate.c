@@ -155,6 +155,7 @@ static long dmirror_migrate_vma(struct dmirror_job *job,
 	struct dmirror_told *told = job->told;
 	const struct dmirror_pass pass = {
 		.dev = ctx->dev,
+		.steered = dmirror_is_steered(ctx->dev),
 		.id = ctx->id,
 		.event = DMIRROR_EVENT_MIGRATE_BEGIN,
 		.point = DMIRROR_HOLD_MIGRATE_BEGIN,

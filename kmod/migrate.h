@@ -51,6 +51,7 @@ static inline void dmirror_stays(struct dmirror_target *to, unsigned int reason,
 /* One migration of the core's, and where it is. */
 struct dmirror_pass {
 	struct dmirror_device *dev;
+	bool steered;	/* somebody watched or steered the device as it began */
 	u32 id;		/* of the context that it is done for */
 	u16 event;	/* DMIRROR_EVENT_MIGRATE_BEGIN or DMIRROR_EVENT_CPU_BEGIN */
 	u32 point;	/* DMIRROR_HOLD_MIGRATE_BEGIN or DMIRROR_HOLD_CPU_BEGIN */
@@ -143,6 +144,8 @@ static inline void dmirror_enter(const struct dmirror_pass *pass,
 				 const struct migrate_vma *args,
 				 enum dmirror_phase phase)
 {
+	if (likely(!pass->steered))
+		return;
 	if (dmirror_is_observed(pass->dev))
 		dmirror_tell_phase(pass, args, phase);
 	if (phase != DMIRROR_PHASE_END)
