@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from dmirror.memory import Span
@@ -24,6 +25,10 @@ class MirrorError(OSError):
         super().__init__(number, message)
         self.pages = pages
         self.faults = faults
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError's own gives back the positional arguments alone; a child's error comes by pickle.
+        return partial(type(self), pages=self.pages, faults=self.faults), self.args
 
 
 def request(fd: int, on: str, name: str, span: Span | None = None, **fields: Any) -> Any:
