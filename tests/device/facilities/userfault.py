@@ -12,6 +12,8 @@ from dmirror.process import PATIENCE
 # linux/userfaultfd.h
 _NEW = 0xAA00
 _API, _REGISTER, _ZEROPAGE, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC020AA04, 0xC018AA06
+_MOVE = 0xC028AA05
+WP_UNPOPULATED, WP_ASYNC = 1 << 13, 1 << 15  # features
 _MISSING, _WP = 1, 2
 _EVENT_PAGEFAULT = 0x12
 _MESSAGE = 32
@@ -20,10 +22,13 @@ _MESSAGE = 32
 class Userfault:
     """A userfaultfd of this process, for a `with` block; kernel accesses are among what it catches."""
 
+    def __init__(self, features=0):
+        self.features = features
+
     def __enter__(self):
         with Path("/dev/userfaultfd").open("rb", buffering=0) as device:
             self.fd = fcntl.ioctl(device, _NEW, os.O_CLOEXEC | os.O_NONBLOCK)  # else it cannot be polled
-        self._call(_API, 0xAA, 0, 0)
+        self._call(_API, 0xAA, self.features, 0)
         return self
 
     def __exit__(self, *error):
@@ -38,8 +43,16 @@ class Userfault:
 
     def write_protect(self, span):
         """Write-protect the pages that are there."""
+        self.register_wp(span)
+        self.protect(span)
+
+    def register_wp(self, span):
+        """From now on pages of the span can be write-protected."""
         self._call(_REGISTER, span.addr, span.bytes, _WP, 0)
-        self._call(_WRITEPROTECT, span.addr, span.bytes, 1)
+
+    def protect(self, span, on=True):
+        """Write-protect the pages of a registered span that are there, or let them be written again."""
+        self._call(_WRITEPROTECT, span.addr, span.bytes, int(on))
 
     def caught(self, seconds=0.0):
         """The address of a fault that waits, or None when there is none within that time."""
@@ -54,6 +67,10 @@ class Userfault:
         address = self.caught(PATIENCE)
         assert address is not None, f"no fault within {PATIENCE:.0f} s"
         return address
+
+    def move(self, target, source):
+        """Move pages to a registered span that has none (UFFDIO_MOVE, Linux 6.8)."""
+        self._call(_MOVE, target.addr, source.addr, source.bytes, 0, 0)
 
     def answer(self, span):
         """Zero pages, for who waits for them."""
