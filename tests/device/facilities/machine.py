@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Settings of the running kernel that a test changes and puts back, and what it says of a page or of itself."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,3 +63,9 @@ def status(name, pid="self"):
     """A line of /proc/PID/status that counts kB: in pages."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 // PAGE for line in lines if line.startswith(f"{name}:"))
+
+
+def mapcounts(pfns):
+    """How often page frames are mapped (/proc/kpagecount); no lock of anybody's memory is needed to see it."""
+    with open("/proc/kpagecount", "rb", buffering=0) as file:
+        return [int.from_bytes(os.pread(file.fileno(), 8, 8 * pfn), "little") for pfn in pfns]
