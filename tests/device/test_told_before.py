@@ -10,7 +10,7 @@ import mmap
 import os
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from facilities.disks import ext4, swap
@@ -40,7 +40,7 @@ from dmirror.uapi import ffi, lib
 
 pytestmark = pytest.mark.needs(capability="steer")
 
-MADV_FREE, MREMAP_DONTUNMAP, MAP_FIXED = 8, 4, 0x10  # asm-generic/mman-common.h, linux/mman.h
+MADV_FREE, MREMAP_DONTUNMAP = 8, 4  # asm-generic/mman-common.h, linux/mman.h
 UFFD_WP_BIT = 1 << 57
 
 
@@ -100,7 +100,9 @@ class Case:
     readable: bool = True
     still: Callable[[Span], object] = lambda memory: True
     around: Callable[[], object] = nullcontext
-    alone_locks: bool = field(default=False)
+    settled: bool = True
+    """Whether no access can undo it before it is done: a page of a file can be mapped again until it leaves the file."""
+    alone_locks: bool = False
     """Whether it has the mmap lock for writing, so that a fault of ours waits before there were VMA locks (6.4)."""
 
 
@@ -119,13 +121,6 @@ def userfault_move(memory):
 
 CASES = {
     "munmap": Case(UNMAP, lambda memory: memory[2:6].unmap(), readable=False),
-    "map-over": Case(
-        UNMAP,
-        lambda memory: lib.dm_mmap(
-            memory.addr, memory.bytes, READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED, -1, 0
-        ),
-        alone_locks=True,
-    ),
     "munmap-huge": Case(UNMAP, lambda memory: memory.unmap(), huge, readable=False),
     "dontneed": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED)),
     "dontneed-huge": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED), huge),
@@ -143,7 +138,7 @@ CASES = {
         PROTECTION_VMA, write_protect, still=lambda memory: not any(word & UFFD_WP_BIT for word in memory.pagemap())
     ),
     "uffd-move": Case(CLEAR, userfault_move),
-    "remove": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_REMOVE), memfd),
+    "remove": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_REMOVE), memfd, settled=False),
 }
 SINCE = {"uffd-move": ">=6.8"}
 
@@ -183,7 +178,8 @@ def look(case):
                 held.resume()
                 task.result()
                 seen = reading.result()
-        assert seen == (content(page) if case.readable else None)
+        if case.settled:
+            assert seen == (content(page) if case.readable else None)
         assert stale(first, memory) == stale(second, memory) == []
     return True
 
@@ -192,8 +188,15 @@ def look(case):
 @pytest.mark.parametrize("name", [param(name) for name in CASES])
 def test_the_device_loses_a_page_before_the_cpu_does(mirror, name):
     case = CASES[name]
+
+    def run():
+        if case.alone_locks:
+            # Whatever of the interpreter a fork has left to be faulted in is there after a rehearsal.
+            look(CASES["dontneed"])
+        return look(case)
+
     with case.around():
-        assert in_child(lambda: look(case))
+        assert in_child(run)
 
 
 @pytest.mark.contract("I-08")

@@ -12,6 +12,7 @@ _LIBC.syscall.restype = ctypes.c_long
 # arch/x86/entry/syscalls/syscall_64.tbl
 _NUMBERS = {
     "ptrace": 101,
+    "fallocate": 285,
     "swapon": 167,
     "swapoff": 168,
     "mbind": 237,
@@ -29,6 +30,7 @@ _NUMBERS = {
 }
 
 MPOL_BIND, MPOL_MF_MOVE = 2, 2  # linux/mempolicy.h
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 
 class IoVec(ctypes.Structure):
@@ -82,3 +84,8 @@ def process_vm_write(pid: int, address: int, data: bytes) -> int:
     buffer = ctypes.create_string_buffer(data, len(data))
     local, remote = IoVec(ctypes.addressof(buffer), len(data)), IoVec(address, len(data))
     return syscall("process_vm_writev", pid, local, 1, remote, 1, 0)
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Make a hole in a file (fallocate(2))."""
+    syscall("fallocate", fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
