@@ -101,7 +101,7 @@ class Case:
     still: Callable[[Span], object] = lambda memory: True
     around: Callable[[], object] = nullcontext
     settled: bool = True
-    """Whether no access can undo it before it is done: a page of a file can be mapped again until it leaves the file."""
+    """Whether no access can come in between: a page can be mapped again until it leaves its file."""
     alone_locks: bool = False
     """Whether it has the mmap lock for writing, so that a fault of ours waits before there were VMA locks (6.4)."""
 

@@ -13,8 +13,8 @@ from dmirror.process import PATIENCE
 _NEW = 0xAA00
 _API, _REGISTER, _ZEROPAGE, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC020AA04, 0xC018AA06
 _MOVE = 0xC028AA05
-WP_UNPOPULATED, WP_ASYNC = 1 << 13, 1 << 15  # features
-_MISSING, _WP = 1, 2
+MINOR_HUGETLBFS, WP_UNPOPULATED, WP_ASYNC = 1 << 9, 1 << 13, 1 << 15  # features
+_MISSING, _WP, _MINOR = 1, 2, 4
 _EVENT_PAGEFAULT = 0x12
 _MESSAGE = 32
 
@@ -40,6 +40,10 @@ class Userfault:
     def catch_missing(self, span):
         """From now on who touches a page of the span that is not there waits for an answer."""
         self._call(_REGISTER, span.addr, span.bytes, _MISSING, 0)
+
+    def catch_minor(self, span):
+        """From now on who touches a page of the span that is in its file, but not mapped, waits for an answer."""
+        self._call(_REGISTER, span.addr, span.bytes, _MINOR, 0)
 
     def write_protect(self, span):
         """Write-protect the pages that are there."""
