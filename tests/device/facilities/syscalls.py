@@ -11,6 +11,7 @@ _LIBC.syscall.restype = ctypes.c_long
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _NUMBERS = {
+    "msync": 26,
     "ptrace": 101,
     "fallocate": 285,
     "swapon": 167,

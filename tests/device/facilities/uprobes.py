@@ -37,5 +37,6 @@ def uprobe(path, offset):
         yield lambda on: switch.write_text(str(int(on)))
     finally:
         switch.write_text("0")
-        with _EVENTS.open("a") as file:
-            file.write("-:dmirrored/probe\n")
+        fd = os.open(_EVENTS, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"-:dmirrored/probe\n")
+        os.close(fd)
