@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from facilities.disks import swap, swap_used
+from facilities.disks import swap
 from facilities.ksm import MADV_MERGEABLE, MADV_UNMERGEABLE, merging, wait_merged
-from facilities.machine import frames, mapcounts, setting, vmstat
+from facilities.machine import frames, mapcounts, setting, smaps, vmstat
 from facilities.poison import MADV_HWPOISON, MADV_SOFT_OFFLINE, mended, poisoned
 from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, syscall
 from facilities.told import Mapped, alone, blank, covers, entries, logs, mapped, reads_zero, refused, stale, told
@@ -68,7 +68,7 @@ class TestReclaim:
                 events = [(CLEAR, page, page + 1) for page in range(4, 8)]
                 assert [sorted(told(log, memory)) for log in started] == [events] * 2
             assert frames(memory[4:8]) == [None] * 4
-            assert swap_used() == 4 * PAGE
+            assert smaps(memory)["Swap"] == 4
             assert mirror.read(memory).data.matches(1) and mirror2.read(memory).data.matches(1)
             assert some.same() and some.writes(memory, 5)
 
@@ -106,7 +106,7 @@ class TestReclaim:
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2
                 events = [(CLEAR, page, page + 1) for page in range(4, 8)]
                 assert [sorted(told(log, memory)) for log in started] == [events] * 2
-            assert swap_used() == 4 * PAGE
+            assert smaps(memory)["Swap"] == 4
             assert some.same() and memory.matches(1) and some.writes(memory, 5)
 
     @pytest.mark.contract("I-09")
@@ -354,22 +354,26 @@ class TestSplit:
 class TestHinting:
     """NUMA balancing makes pages inaccessible to see who uses them, on a machine of two nodes."""
 
-    @contextmanager
-    def hinted(self, mirrors, kind):
-        """A log for each mirror, when pages of this process have been made inaccessible: the memory, and the logs."""
+    @pytest.fixture
+    def fast(self):
+        """Scans follow each other as fast as they can; a process takes that over when it is made."""
         debug = Path("/sys/kernel/debug/sched/numa_balancing")
         with (
             setting(debug / "scan_delay_ms", 1),
             setting(debug / "scan_period_min_ms", 1),
             setting(debug / "scan_period_max_ms", 2),
-            mapped(kind, "write", mirrors) as some,
-            logs(*mirrors, buf=some.memory) as started,
         ):
+            yield
+
+    @contextmanager
+    def hinted(self, mirrors, kind):
+        """When pages of this process have been made inaccessible: the memory, and a log for each mirror."""
+        with mapped(kind, "write", mirrors) as some, logs(*mirrors, buf=some.memory) as started:
             with setting("/proc/sys/kernel/numa_balancing", 1):
                 # Only who runs is scanned, on the way back from an interrupt.
-                ends = time.monotonic() + PATIENCE
+                ends = time.monotonic() + PATIENCE / 2
                 while not started[0].select(PROTECTION_VMA, over=some.memory):
-                    assert time.monotonic() < ends, started[0].table()
+                    assert time.monotonic() < ends, (vmstat("numa_pte_updates"), started[0].table())
                     sum(range(20000))
                     started[0].read()
             yield some, started
@@ -377,7 +381,7 @@ class TestHinting:
     @pytest.mark.contract("I-19")
     @pytest.mark.contract("H-16")
     @pytest.mark.parametrize("kind", ["ram", "huge"])
-    def test_pages_with_a_hint_are_announced_and_a_device_fault_resolves_it(self, mirror, kind):
+    def test_pages_with_a_hint_are_announced_and_a_device_fault_resolves_it(self, mirror, fast, kind):
         def run():
             # Memory of a process of one thread would be left alone where that thread runs.
             waiting = threading.Event()
