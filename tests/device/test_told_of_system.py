@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -356,13 +356,15 @@ class TestHinting:
 
     @pytest.fixture
     def fast(self):
-        """Scans follow each other as fast as they can; a process takes that over when it is made."""
+        """Scans follow each other as fast as they can; a process takes that over when it is made.
+
+        Before 6.15 that takes CONFIG_SCHED_DEBUG; without it, it begins after a second.
+        """
         debug = Path("/sys/kernel/debug/sched/numa_balancing")
-        with (
-            setting(debug / "scan_delay_ms", 1),
-            setting(debug / "scan_period_min_ms", 1),
-            setting(debug / "scan_period_max_ms", 2),
-        ):
+        with ExitStack() as stack:
+            if debug.exists():
+                for name, value in (("scan_delay_ms", 1), ("scan_period_min_ms", 1), ("scan_period_max_ms", 2)):
+                    stack.enter_context(setting(debug / name, value))
             yield
 
     @contextmanager
@@ -378,6 +380,19 @@ class TestHinting:
                     started[0].read()
             yield some, started
 
+    def resolves(self, some, started):
+        first, memory = some.mirrors[0], some.memory
+        whole = list(range(len(memory)))
+        for log in started:
+            assert told(log, memory)[0] == (PROTECTION_VMA, 0, len(memory))
+        assert some.entries() == [[], []]
+        assert not any(page.valid or page.error for page in first.page_info(memory))
+        hinted = vmstat("numa_hint_faults")
+        assert all(each.read(memory).data.matches(1) for each in some.mirrors)
+        assert vmstat("numa_hint_faults") > hinted
+        assert some.entries() == [whole, whole]
+        assert some.same() and memory.matches(1) and some.writes(memory, 5)
+
     @pytest.mark.contract("I-19")
     @pytest.mark.contract("H-16")
     @pytest.mark.parametrize("kind", ["ram", "huge"])
@@ -385,24 +400,11 @@ class TestHinting:
         def run():
             # Memory of a process of one thread would be left alone where that thread runs.
             waiting = threading.Event()
-            with (
-                Task(waiting.wait),
-                Mirror(0) as first,
-                Mirror(1) as second,
-                self.hinted([first, second], kind) as (some, started),
-            ):
-                waiting.set()
-                memory = some.memory
-                whole = list(range(len(memory)))
-                for log in started:
-                    assert told(log, memory)[0] == (PROTECTION_VMA, 0, len(memory))
-                assert some.entries() == [[], []]
-                assert not any(page.valid or page.error for page in first.page_info(memory))
-                hinted = vmstat("numa_hint_faults")
-                assert all(each.read(memory).data.matches(1) for each in some.mirrors)
-                assert vmstat("numa_hint_faults") > hinted
-                assert some.entries() == [whole, whole]
-                assert some.same() and memory.matches(1) and some.writes(memory, 5)
+            with Task(waiting.wait), ExitStack() as stack:
+                stack.callback(waiting.set)
+                mirrors = [stack.enter_context(Mirror(device)) for device in (0, 1)]
+                some, started = stack.enter_context(self.hinted(mirrors, kind))
+                self.resolves(some, started)
             return True
 
         assert in_child(run)
