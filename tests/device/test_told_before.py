@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from facilities.disks import ext4, swap
 from facilities.ksm import MADV_MERGEABLE, merging, wait_merged
 from facilities.machine import frames, mapcounts, smaps
-from facilities.syscalls import move_pages
+from facilities.syscalls import move_pages, settle
 from facilities.told import alone, content, entries, stale
 from facilities.userfault import Userfault
 
@@ -70,6 +71,12 @@ def memfd():
 
 
 @contextmanager
+def hugetlb():
+    with Region.hugetlb(1) as memory:
+        yield memory
+
+
+@contextmanager
 def alike():
     """Two pages of the same content, the second of which is looked at."""
     with alone(2) as memory:
@@ -87,6 +94,10 @@ def remap(memory):
 def move(memory):
     there = move_pages([memory[page].addr for page in range(len(memory))], None)[0]
     assert move_pages([memory.addr], 1 - there) == [1 - there]
+
+
+def split(memory):
+    Path("/sys/kernel/debug/split_huge_pages").write_text(f"{os.getpid()},{memory.addr:#x},{memory.end:#x}")
 
 
 @dataclass(frozen=True)
@@ -131,8 +142,12 @@ CASES = {
     "mremap": Case(UNMAP, remap, alone_locks=True),
     "mremap-huge": Case(UNMAP, remap, huge, alone_locks=True),
     "split": Case(CLEAR, lambda memory: memory[8:].unmap(), huge, alone_locks=True),
+    "split-by-hand": Case(CLEAR, split, huge),
+    "hugetlb-munmap": Case(UNMAP, lambda memory: memory.unmap(), hugetlb, readable=False),
+    "hugetlb-dontneed": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED), hugetlb),
+    "hugetlb-read-only": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), hugetlb, alone_locks=True),
     "collapse": Case(CLEAR, lambda memory: memory.advise(MADV_COLLAPSE), collapsible, alone_locks=True),
-    "pageout": Case(CLEAR, lambda memory: memory[3].advise(MADV_PAGEOUT), around=swap),
+    "pageout": Case(CLEAR, lambda memory: settle(memory.addr) or memory[3].advise(MADV_PAGEOUT), around=swap),
     "move-pages": Case(CLEAR, move, page=0),
     "uffd-wp": Case(
         PROTECTION_VMA, write_protect, still=lambda memory: not any(word & UFFD_WP_BIT for word in memory.pagemap())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Section 8: what the kernel does to pages by itself or for all: reclaim, migration, merging, collapse, poison."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -13,20 +14,22 @@ from pathlib import Path
 import pytest
 from facilities.disks import swap
 from facilities.ksm import MADV_MERGEABLE, MADV_UNMERGEABLE, merging, wait_merged
-from facilities.machine import frames, mapcounts, setting, smaps, vmstat
+from facilities.machine import frames, kpageflags, mapcounts, setting, smaps, status, vmstat
 from facilities.poison import MADV_HWPOISON, MADV_SOFT_OFFLINE, mended, poisoned
-from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, syscall
-from facilities.told import Mapped, alone, blank, covers, entries, logs, mapped, reads_zero, refused, stale, told
+from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, settle, syscall
+from facilities.told import Mapped, alone, blank, covers, entries, logs, mapped, reads_zero, refused, same, stale, told
 
 from dmirror.events import CLEAR, PROTECTION_VMA
 from dmirror.memory import HUGE_PAGES, MADV_COLLAPSE, MADV_PAGEOUT, PAGE, RW, Region, Span
 from dmirror.mirror import Mirror
-from dmirror.process import PATIENCE, in_child
+from dmirror.process import PATIENCE, Child, in_child
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")
 
 MADV_FREE = 8  # asm-generic/mman-common.h
+MPOL_MF_MOVE_ALL = 4  # linux/mempolicy.h
+MLOCKED = 1 << 33  # KPF_MLOCKED, linux/kernel-page-flags.h
 ACCESSES = pytest.mark.parametrize("access", ["read", "write"])
 SWAP_TYPES = 5  # MAX_SWAPFILES_SHIFT, linux/swap.h
 THP = Path("/sys/kernel/mm/transparent_hugepage")
@@ -62,6 +65,7 @@ class TestReclaim:
     def test_a_page_that_goes_to_swap_is_announced(self, mirror, mirror2, access):
         with swap(), mapped("ram", access, [mirror, mirror2]) as some:
             memory = some.memory
+            settle(memory.addr)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory[4:8].advise(MADV_PAGEOUT)
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2
@@ -77,6 +81,7 @@ class TestReclaim:
         with swap(), mapped("ram", "write", [mirror, mirror2]) as some:
             for seed in (2, 3, 4):
                 mirror.write(some.memory, seed)
+                settle(some.memory.addr)
                 some.memory.advise(MADV_PAGEOUT)
                 assert some.entries() == [[], []]
                 assert frames(some.memory) == [None] * 16
@@ -88,6 +93,7 @@ class TestReclaim:
     def test_a_huge_page_that_is_reclaimed_is_announced(self, mirror, mirror2, access):
         with swap(), mapped("huge", access, [mirror, mirror2]) as some:
             memory = some.memory
+            settle(memory.addr)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory.advise(MADV_PAGEOUT)
                 assert some.entries() == [[], []]
@@ -101,6 +107,7 @@ class TestReclaim:
         with swap(), Region.memfd(16) as memory:
             some = Mapped(memory.fill(1), [mirror, mirror2])
             some.access(access)
+            settle(memory.addr)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory[4:8].advise(MADV_PAGEOUT)
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2
@@ -113,7 +120,9 @@ class TestReclaim:
     @pytest.mark.contract("I-03")
     def test_a_clean_page_that_is_discarded_is_announced(self, mirror, mirror2):
         with mapped("ram", "write", [mirror, mirror2]) as some:
+            settle(some.memory.addr)
             some.memory.advise(MADV_FREE)
+            settle(some.memory.addr)
             some.access("read")
             with logs(mirror, mirror2, buf=some.memory) as started:
                 some.memory[4:8].advise(MADV_PAGEOUT)
@@ -185,6 +194,36 @@ class TestMigration:
             assert some.same() and memory.matches(1) and some.writes(memory, 5)
 
     @pytest.mark.contract("I-10")
+    @pytest.mark.contract("I-07")
+    @pytest.mark.parametrize("kind", ["ram", "huge"])
+    def test_pages_that_two_processes_share_are_announced_in_both(self, mirror, mirror2, kind):
+        with mapped(kind, "write", [mirror, mirror2]) as some:
+            memory = some.memory
+            move(memory[:1] if kind == "huge" else memory, 0)
+
+            def child(line):
+                with Mirror(0) as own, own.events(buf=memory) as log:
+                    own.read(memory)
+                    line.send()
+                    line.receive()
+                    return entries(own, memory), told(log, memory), same(own, memory) and memory.matches(1)
+
+            with Child(child) as other:
+                other.line.receive()
+                some.access("read")
+                mask = bytes([2, *[0] * 7])
+                events = [(CLEAR, 0, HUGE_PAGES)] if kind == "huge" else [(CLEAR, page, page + 1) for page in range(16)]
+                some.expect(
+                    lambda: syscall("mbind", memory.addr, memory.bytes, MPOL_BIND, mask, 64, MPOL_MF_MOVE_ALL),
+                    events,
+                    range(len(memory)),
+                )
+                assert set(nodes(memory)) == {1}
+                other.line.send()
+                assert other.result() == ([], events, True)
+            assert some.same() and memory.matches(1)
+
+    @pytest.mark.contract("I-10")
     def test_compaction_never_leaves_a_device_with_a_page_that_moved(self, mirror, mirror2):
         """Which pages it moves is its own affair."""
         with Region.anonymous(2048) as memory:
@@ -204,6 +243,26 @@ class TestMigration:
                     assert entries(mirror, span) == entries(mirror2, span) == []
                 mirror.write(span, 3)
                 assert mirror2.read(span).data.matches(3) and span.matches(3)
+
+
+class TestLocked:
+    @pytest.mark.contract("I-21")
+    def test_locked_pages_migrate_and_are_locked_when_they_are_back(self, mirror, mirror2):
+        libc = ctypes.CDLL(None)
+        with mapped("ram", "write", [mirror, mirror2]) as some:
+            memory = some.memory
+            assert libc.mlock(ctypes.c_void_p(memory.addr), ctypes.c_size_t(memory.bytes)) == 0
+            assert all(kpageflags(pfn) & MLOCKED for pfn in frames(memory))
+            locked = status("VmLck")
+            assert mirror.migrate(memory).moved == 16
+            assert (status("VmLck"), smaps(memory)["Locked"]) == (locked, 16)
+            assert mirror2.read(memory).data.matches(1)
+            assert memory.matches(1)
+            assert all(kpageflags(pfn) & MLOCKED for pfn in frames(memory))
+            assert (status("VmLck"), smaps(memory)["Locked"]) == (locked, 16)
+            assert some.same() and some.writes(memory, 5)
+            assert libc.munlock(ctypes.c_void_p(memory.addr), ctypes.c_size_t(memory.bytes)) == 0
+            assert not any(kpageflags(pfn) & MLOCKED for pfn in frames(memory))
 
 
 class TestMerging:
@@ -304,7 +363,7 @@ class TestCollapse:
             assert {page.order for page in mirror.page_info(memory)} == {9}
             assert some.writes(memory, 5)
 
-    @ACCESSES
+    @pytest.mark.parametrize("access", ["write"])
     @pytest.mark.contract("I-13")
     def test_shared_memory_that_becomes_huge_is_announced_in_every_mapping(self, mirror, mirror2, access):
         """The page tables of all mappings are taken away, not only those of the caller's."""
