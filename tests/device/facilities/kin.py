@@ -28,6 +28,8 @@ def does(mirror, memory, verb, *words):
     """What either can be asked to do: `words` are a seed, and perhaps the first page and the page past the last."""
     if verb == "release":
         return mirror.release()
+    if verb == "word":
+        return memory.load(*words)
     part = memory[slice(*words[1:])] if len(words) > 1 else memory
     seed = words[0] if words else 0
     actions = {

@@ -57,6 +57,9 @@ class Userfault:
     def protect(self, span, on=True):
         """Write-protect the pages of a registered span that are there, or let them be written again."""
         self._call(_WRITEPROTECT, span.addr, span.bytes, int(on))
+    def allow(self, span):
+        """Lift the write-protection, for who waits to store, too."""
+        self._call(_WRITEPROTECT, span.addr, span.bytes, 0)
 
     def caught(self, seconds=0.0):
         """The address of a fault that waits, or None when there is none within that time."""
