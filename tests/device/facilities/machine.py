@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dmirror.memory import PAGE
+from facilities.syscalls import move_pages
 
 
 @contextmanager
@@ -26,6 +27,20 @@ def vmstat(name):
     """A number of /proc/vmstat."""
     lines = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     return int(dict(lines)[name])
+
+
+def vmstat_now(name):
+    """The same when each processor has added what it had counted for itself."""
+    Path("/proc/sys/vm/stat_refresh").write_text("1")
+    return vmstat(name)
+
+
+def settle_lru(span):
+    """What processors have gathered to put on LRU lists, or to move there, goes there: it has references till then.
+
+    move_pages(2) does that before it looks at the first page (lru_cache_disable() in mm/migrate.c).
+    """
+    move_pages([span.addr], 0)
 
 
 def kpageflags(pfn):
