@@ -321,3 +321,64 @@ def test_a_huge_device_page_of_pages_that_were_anothers_alone_is_shared(mirror, 
             nobody_writes(parent, child)
             everyone_writes(parent, child)
             child.leave()
+
+
+# -- coherent memory, and huge pages that come apart ---------------------------------------------------------------
+
+
+@pytest.mark.contract("C-01")
+@pytest.mark.contract("C-03")
+@pytest.mark.parametrize("order", ["migrated-then-forked", "forked-then-migrated"])
+@pytest.mark.parametrize("back", [None, "to-system", "release"])
+def test_a_coherent_page_of_two_is_writable_for_nobody(coherent, order, back):
+    """The CPU reaches it in place: there are entries for it that are present."""
+    with Region.anonymous(16) as memory:
+        parent = Parent(coherent, memory.fill(1))
+        if order.startswith("migrated"):
+            assert parent("to-device") == 16
+        with Offspring(memory, coherent.device) as child:
+            if order.startswith("forked"):
+                assert child("to-device") == 16
+            assert parent("picture") == child("picture") == "D" * 16
+            if back:
+                parent(back)
+                assert parent("picture") == child("picture") == "r" * 16
+            assert parent("frames") == child("frames")
+            nobody_writes(parent, child)
+            everyone_writes(parent, child)
+            child.leave()
+
+
+@pytest.mark.contract("C-01")
+@pytest.mark.contract("T-05")
+@pytest.mark.contract("T-06")
+@pytest.mark.parametrize("who", ["parent", "child"])
+@pytest.mark.parametrize("how", ["unmap", "prot", "advise"])
+def test_a_huge_page_of_two_that_comes_apart_for_one_is_still_of_both(mirror, how, who):
+    """Wherever it is: its parts are not that one's alone."""
+    with Region.huge(1) as memory:
+        parent = Parent(mirror, memory.fill(1))
+        parent("to-device")
+        with Offspring(memory) as child:
+            one, two = (parent, child) if who == "parent" else (child, parent)
+            if how == "unmap":
+                one("unmap", 0, 500, 512)
+            elif how == "prot":
+                one("prot", READ, 500, 512)
+            else:
+                one("advise", 4, 500, 512)  # MADV_DONTNEED
+            shared = (0, 0, 500)
+            assert one("frames", *shared) == two("frames", *shared)
+            assert not any(one("writable", *shared)) and not any(two("writable", *shared))
+            one("cpu", 2, 0, 100)
+            one("device", 2, 100, 200)
+            two("cpu", 3, 200, 300)
+            two("device", 3, 300, 400)
+            assert one("cpu-sees", 2, 0, 200) and two("cpu-sees", 1, 0, 200)
+            assert two("cpu-sees", 3, 200, 400) and one("cpu-sees", 1, 200, 400)
+            assert one("device-sees", 1, 400, 500) and two("device-sees", 1, 400, 512)
+            one("touch", 0, 400, 500)
+            assert not any(one("writable", 0, 400, 500)) and not any(two("writable", 0, 400, 500))
+            two("cpu", 4, 400, 500)
+            assert one("cpu-sees", 1, 400, 500)
+            child.leave()

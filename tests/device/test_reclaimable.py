@@ -266,6 +266,31 @@ def test_what_is_in_swap_between_pages_and_holes_stays_there_alone(mirror, block
         block.advise(mmap.MADV_DONTNEED)
 
 
+@pytest.mark.contract("M-03")
+@pytest.mark.contract("M-05")
+@pytest.mark.parametrize("why", ["skipped", "referenced", "held", "exclusive"])
+def test_a_page_that_stayed_goes_to_swap_as_any_other(mirror, region, why):
+    """It is on its LRU list again, and nothing holds it."""
+    with swap():
+        region.fill(1)
+        if why == "skipped":
+            assert mirror.migrate(region, skip=range(16)).moved == 0
+        elif why == "referenced":
+            assert mirror.migrate(region, reference=range(16)).moved == 0
+        elif why == "held":
+            with region.in_a_pipe():
+                assert mirror.migrate(region).moved == 0
+        else:
+            mirror.make_exclusive(region)
+            region.touch()
+        settle_lru(region)
+        region.advise(MADV_PAGEOUT)
+        assert in_swap(region)
+        assert frames(region) == [None] * 16
+        assert region.matches(1)
+        region.advise(mmap.MADV_DONTNEED)
+
+
 @pytest.mark.contract("A-09")
 @pytest.mark.contract("M-14")
 @pytest.mark.parametrize("way", BACK)

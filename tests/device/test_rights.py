@@ -354,6 +354,48 @@ def test_write_protection_of_a_part_of_device_memory_is_of_that_part(mirror, dev
         assert userfault.caught() is None
 
 
+@pytest.mark.contract("C-06")
+@pytest.mark.contract("T-05")
+def test_protection_lifted_from_a_part_of_device_memory_is_of_that_part(mirror, device, memory):
+    memory.fill(1)
+    with Userfault() as userfault:
+        userfault.write_protect(memory)
+        go(device, mirror, memory)
+        userfault.allow(memory[3:7])
+        wanted = [not 3 <= page < 7 for page in range(len(memory))]
+        assert [word & UFFD_WP != 0 for word in memory.pagemap()] == wanted
+        assert set(mirror.snapshot(memory).where) == {"local"}
+        memory.touch()
+        assert [word & UFFD_WP != 0 for word in memory.pagemap()] == wanted
+        memory[3:7].fill(2)
+        assert userfault.caught() is None
+        wants_leave(userfault, memory, 7)
+
+
+@pytest.mark.contract("C-06")
+@pytest.mark.contract("I-05")
+@pytest.mark.parametrize("where", ["ram", "device"])
+def test_write_protection_takes_the_devices_right_before_it_returns(mirror, device, memory, where):
+    """And what the device wants to store then waits or fails, and does not get past."""
+    memory.fill(1)
+    if where == "device":
+        go(device, mirror, memory)
+    device.write(memory, 1)
+    with Userfault() as userfault:
+        userfault.watch_writes(memory)
+        device.poke(memory, 1)
+        with device.events(buf=memory) as log:
+            userfault.write_protect(memory, register=False)
+            log.expect(PROTECTION_VMA, memory, filtered=False, pages=len(memory))
+        with pytest.raises(MirrorError) as caught:
+            device.poke(memory, 2)
+        assert (caught.value.errno, caught.value.pages) == (errno.ENOENT, 0)
+        with pytest.raises(MirrorError) as caught:
+            device.write(memory, 2)
+        assert caught.value.errno in (errno.EFAULT, errno.EBUSY)
+        assert device.read(memory).data.matches(1) and memory.matches(1)
+
+
 # -- soft-dirty ---------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +425,23 @@ def test_a_soft_dirty_page_stays_so_over_the_round_trip(mirror, mirror2, device,
     bring_back(way, device, mirror, mirror2, memory)
     assert all(soft_dirty(memory))
     assert memory.matches(2)
+
+
+@pytest.mark.contract("C-06")
+@pytest.mark.contract("T-05")
+@pytest.mark.parametrize("how", ["munmap", "dontneed"])
+def test_what_is_left_of_soft_dirty_device_memory_is_soft_dirty(mirror, device, memory, how):
+    memory.fill(1)
+    clean(memory)
+    memory.fill(2)
+    go(device, mirror, memory)
+    memory[3:7].unmap() if how == "munmap" else memory[3:7].advise(mmap.MADV_DONTNEED)
+    for rest in (memory[:3], memory[7:]):
+        assert set(mirror.snapshot(rest).where) == {"local"}
+        assert all(soft_dirty(rest))
+        rest.touch()
+        assert all(soft_dirty(rest))
+        assert rest.matches(2)
 
 
 @pytest.mark.contract("C-06")

@@ -50,6 +50,7 @@ def does(mirror, memory, verb, *words):
         "pagemap": part.pagemap,
         "prot": lambda: part.protect(seed),
         "advise": lambda: part.advise(seed),
+        "unmap": part.unmap,
         "refused": lambda: store_is_refused(part),
     }
     return actions[verb]()
