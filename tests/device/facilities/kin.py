@@ -67,7 +67,10 @@ class Parent:
 
 
 class Offspring:
-    """A forked process, for a `with` block, which opens a mirror of its own on `device` and does as it is asked."""
+    """A forked process, for a `with` block, which opens a mirror of its own on `device` and does as it is asked.
+
+    Asked to "fork" it does, and the "grandchild" says whether it finds a seed, and another once it has stored that.
+    """
 
     def __init__(self, memory, device=0, inherited=None):
         """Asked to "close" it closes its descriptor of the mirror that it has `inherited`."""
@@ -90,11 +93,25 @@ class Offspring:
                     self._inherited.close()
                     line.send()
                     continue
+                if order[0] == "fork":
+                    grandchild = Child(self._live_on)
+                    line.send()
+                    continue
+                if order[0] == "grandchild":
+                    grandchild.line.send(order[1:])
+                    line.send(grandchild.result())
+                    continue
                 try:
                     answer = does(mirror, self._memory, *order)
                 except MirrorError as error:
                     answer = error.errno
                 line.send(answer)
+
+    def _live_on(self, line):
+        """A child of the child: whether it finds one seed, and another when it has stored that."""
+        found, store = line.receive()
+        right = self._memory.matches(found)
+        return right, self._memory.fill(store).matches(store)
 
     def __call__(self, verb, *words):
         self.child.line.send((verb, *words))
