@@ -272,6 +272,44 @@ def test_of_a_huge_page_one_page_is_exclusive_and_the_rest_is_in_place(mirror, m
         assert huge[7:].matches(1) and huge[:7].matches(2)
 
 
+@pytest.mark.contract("X-08")
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("hole", "zero-page", "huge-zero", "swapped", "own-device", "other-device"),
+        pytest.param("coherent", marks=pytest.mark.needs(capability="coherent_exclusive")),
+    ],
+)
+def test_what_is_elsewhere_becomes_a_page_of_the_processs_own_first(mirror, mirror2, coherent, what):
+    """A page that can be stored to, of which nobody else has any part."""
+    with (
+        Region.huge(1) if what == "huge-zero" else Region.anonymous(16) as memory,
+        Region.anonymous(16) as other,
+        swap(),
+    ):
+        region = memory[:16]
+        other.touch()
+        if what not in ("hole", "zero-page", "huge-zero"):
+            memory.fill(1)
+        if what in ("zero-page", "huge-zero"):
+            region.touch()
+        elif what == "swapped":
+            memory.advise(MADV_PAGEOUT)
+        elif what != "hole":
+            {"own-device": mirror, "other-device": mirror2, "coherent": coherent}[what].migrate(memory)
+        with Offspring(other) as child:
+            assert mirror.make_exclusive(region) == 16
+            data = mirror.peek(region)
+            assert data.zero() if what in ("hole", "zero-page", "huge-zero") else data.matches(1)
+            mirror.write(region, 2)
+            assert region.matches(2)
+            assert not any(page.zero or not page.write for page in mirror.page_info(region))
+            assert not other.load() and mirror2.read(other).data.zero()
+            assert child("word", 3) == 0
+            child.leave()
+        memory.advise(mmap.MADV_DONTNEED)
+
+
 @pytest.mark.contract("X-06")
 @pytest.mark.contract("C-01")
 @pytest.mark.parametrize("writer", ["parent-cpu", "parent-device", "child-cpu", "child-device"])

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Section 11: huge device folios; on kernels without them, that huge pages are split and nothing is lost."""
 
-import pytest
+from contextlib import ExitStack
 
-from dmirror.memory import HUGE_PAGES, READ, RW, Region
+import pytest
+from facilities.kin import Offspring
+from facilities.machine import frames, setting
+
+from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region
 from dmirror.process import in_child
 from dmirror.uapi import lib
 
@@ -179,3 +183,35 @@ def test_release_brings_huge_folios_back(mirror, on_device):
     mirror.release()
     assert set(mirror.snapshot(on_device).where) == {"ram"}
     assert on_device.matches(1)
+
+
+@pytest.mark.contract("T-01")
+@pytest.mark.contract("M-10")
+@pytest.mark.needs(capability="steer", kernel=">=7.2")  # before, such pages stay
+@pytest.mark.parametrize("part", [slice(0, 16), slice(0, 5), slice(3, 9), slice(15, 16)], ids=str)
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_large_page_of_another_size_is_split_and_each_part_is_its_own(mirror, part, shared):
+    """Of 64 KiB: the part migrates and the rest stays where it is."""
+    enabled = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled"
+    with setting(enabled, "always"), Region.anonymous(32, align=32 * PAGE) as memory, ExitStack() as stack:
+        memory.fill(1)
+        before = frames(memory)
+        assert before[:16] == list(range(before[0], before[0] + 16)), "it is not one large page"
+        child = stack.enter_context(Offspring(memory)) if shared else None
+        picture = "r" * part.start + "D" * (part.stop - part.start) + "r" * (32 - part.stop)
+        assert mirror.migrate(memory[part]).moved == part.stop - part.start
+        assert mirror.snapshot(memory).picture() == picture
+        now = frames(memory)
+        assert all(now[page] == (None if picture[page] == "D" else before[page]) for page in range(32))
+        assert {page.writable for page in mirror.snapshot(memory)} == {not shared}
+        assert mirror.read(memory).data.matches(1)
+        if child:
+            assert child("picture") == picture and not any(child("writable"))
+        memory.fill(2)
+        if child:
+            assert child("device-sees", 1)
+            child("cpu", 3)
+            child.leave()
+        assert memory.matches(2) and mirror.read(memory).data.matches(2)
+        mirror.migrate(memory)
+        assert memory.matches(2)
