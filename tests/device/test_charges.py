@@ -305,18 +305,16 @@ def test_holes_above_the_limit_stay_holes(groups):
 
 @pytest.mark.needs(capability="device_thp")
 @pytest.mark.contract("Z-07")
-@pytest.mark.parametrize("first", ["nothing", "cpu-read"])
-def test_a_huge_hole_above_the_limit_stays_one_and_nobody_is_killed_for_it(groups, first):
+def test_a_huge_hole_above_the_limit_stays_one_and_nobody_is_killed_for_it(groups):
     """As a huge page by a fault: what there is no memory for is not made."""
     with member(groups.inner, MAKES["huge"], seed=None) as one:
-        if first == "cpu-read":
-            one.do("touch")
+        one.do("touch")
         rss, before = one.rss(), one.mirror.snapshot(one.memory[HUGE_PAGES:])
         charged = groups.charged()
         groups.inner.set("memory.max", (charged + HUGE_PAGES + 200) * PAGE)
         migration = one.mirror.migrate(one.memory)
         assert migration.moved == one.mirror.counters().dev_pages_in_use == HUGE_PAGES
-        assert one.picture() == {"D": HUGE_PAGES, before.picture()[0]: HUGE_PAGES}
+        assert one.picture() == {"D": HUGE_PAGES, "z": HUGE_PAGES}
         assert one.mirror.snapshot(one.memory[HUGE_PAGES:]) == before
         assert abs(one.rss() - rss - HUGE_PAGES) <= SLACK
         assert abs(groups.charged() - charged - HUGE_PAGES) <= SLACK
@@ -333,15 +331,14 @@ def test_a_huge_hole_above_the_limit_stays_one_and_nobody_is_killed_for_it(group
 def test_who_is_killed_for_the_holes_gets_none_filled_and_the_device_has_its_memory_back(groups, mirror):
     """The call has the address space, so it is the OOM reaper who empties it: from then on nothing is put there."""
     before, counted = dying(), mirror.counters()
-    with member(groups.inner, lambda: Region.anonymous(400), seed=None) as one:
-        groups.inner.set("memory.max", groups.inner.charged() + 100 * PAGE)
+    with member(groups.inner, lambda: Region.anonymous(900), seed=None) as one:
+        room = 300
+        groups.inner.set("memory.max", groups.inner.charged() + room * PAGE)
         migration = one.mirror.migrate(one.memory)
-        # Processors have some more in stock, and what the process had in the kernel is uncharged when it dies.
-        assert 100 <= migration.moved < 400
-        moved = [words.final.migrate for words in migration.words]
-        assert moved == [page < migration.moved for page in range(400)]
+        # What the reaper frees is room for as many again, and they may not have it.
+        assert room <= migration.moved <= room + SLACK
         assert one.child.wait() == -signal.SIGKILL
         assert groups.inner.table("memory.events")["oom_kill"] == 1
     delta = mirror.counters() - counted
-    assert delta.dev_pages_in_use == 0 and delta.dev_pages_allocated == delta.dev_pages_freed == 400
+    assert delta.dev_pages_in_use == 0 and delta.dev_pages_allocated == delta.dev_pages_freed == 900
     groups.end(before)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Section 1: the OOM reaper, whose events must not be slept on: a mirror that is busy refuses them."""
 
+import errno
 import os
 import select
 import signal
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmirror.events import CLEAR, FINISH, RELEASE, UNMAP
+from dmirror.events import CLEAR, FINISH, FREE, RELEASE, UNMAP
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.plugin.markers import release_matches
 from dmirror.process import PATIENCE
@@ -74,6 +75,7 @@ def test_memory_of_a_busy_mirror_is_not_reaped_and_nothing_hangs(mirror, mirrore
 
 
 @pytest.mark.contract("N-10")
+@pytest.mark.contract("I-26")
 def test_memory_of_a_mirror_that_is_not_busy_is_reaped(mirror, mirrored):
     """Another device pins the address space by a read, without its context lock."""
     with mirrored(expendable) as other:
@@ -93,6 +95,45 @@ def test_memory_of_a_mirror_that_is_not_busy_is_reaped(mirror, mirrored):
             # There is nothing to read any more, and nothing is faulted in.
             with pytest.raises(MirrorError):
                 reading.result()
+
+
+def half_on_the_device(memory):
+    mirrors = expendable(memory)
+    mirrors[0].migrate(memory[:8])
+    mirrors[0].write(memory, 1)
+    return mirrors
+
+
+@pytest.mark.contract("Z-08")
+@pytest.mark.contract("I-26")
+@pytest.mark.contract("P-06")
+def test_device_memory_is_reaped_and_no_device_fills_the_holes_that_leaves(mirror, mirrored):
+    """An address space that was reaped is unstable: what is put there would be taken for what was there."""
+    before = mirror.counters()
+    with mirrored(half_on_the_device) as other:
+        idle, pinning = other.mirrors
+        with (
+            idle.events(buf=other.memory) as log,
+            pinning.hold("fault.before_check", other.memory[8:]) as held,
+            Task(pinning.read, other.memory[8:]) as reading,
+        ):
+            held.wait()
+            run_out_of_memory(other)
+            (event,) = wait_for(1, log, idle, REAPED, over=other.memory)
+            assert (event.blockable, event.refused, event.pages) == (False, False, len(other.memory))
+            wait_for(8, log, idle, FREE)
+            for page in range(len(other.memory)):
+                with pytest.raises(MirrorError) as caught:
+                    idle.peek(other.memory[page])
+                assert caught.value.errno == errno.ENOENT
+            migration = idle.migrate(other.memory)
+            assert migration.moved == 0
+            assert idle.snapshot(other.memory).where == ["none"] * len(other.memory)
+            held.resume()
+            with pytest.raises(MirrorError):
+                reading.result()
+    delta = mirror.counters() - before
+    assert delta.dev_pages_in_use == 0 and delta.dev_pages_allocated == delta.dev_pages_freed
 
 
 @pytest.mark.needs(capability="two_pass")

@@ -2,11 +2,13 @@
 """Settings of the running kernel that a test changes and puts back, and what it says of a page or of itself."""
 
 import os
+import ctypes
 from contextlib import contextmanager
 from pathlib import Path
 
 from dmirror.memory import PAGE
 from facilities.syscalls import move_pages
+from facilities.syscalls import syscall
 
 
 @contextmanager
@@ -53,6 +55,13 @@ def kpageflags(pfn):
 def frames(span):
     """Page frame numbers behind a span by /proc/self/pagemap, None where nothing is present."""
     return [word & (1 << 55) - 1 if word >> 63 else None for word in span.pagemap()]
+
+
+def mincore(span):
+    """mincore(2): for each page of a span whether it is resident."""
+    vector = ctypes.create_string_buffer(len(span))
+    syscall("mincore", span.addr, span.bytes, vector)
+    return [bool(byte & 1) for byte in vector.raw]
 
 
 def smaps(span, pid="self"):
