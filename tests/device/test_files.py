@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Section 7: memory of files. There is no DAX in the guest: that migrate_vma_setup() refuses it (F-05) is not tested."""
+"""Section 7: memory of files.
+
+There is no DAX in the guest: that migrate_vma_setup() refuses it (F-05) is not tested.
+"""
 
 import errno
 import mmap
@@ -36,7 +39,8 @@ def opened(root, npages=16, seed=1):
     path = root / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        os.write(fd, pattern(npages, seed))
+        for page in range(npages):  # a page at a time: folios of one page
+            os.pwrite(fd, pattern(1, seed, page), page * PAGE)
         os.fsync(fd)
         yield fd
     finally:
@@ -52,10 +56,8 @@ def file(request):
             yield fd
         return
     with TemporaryDirectory() as folder:
-        if request.param == "tmpfs":
-            fd = os.open(folder, os.O_RDWR | os.O_TMPFILE)
-        else:
-            fd = os.memfd_create("dmirror")
+        named = request.param == "tmpfs"
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE) if named else os.memfd_create("dmirror")
         os.write(fd, pattern(16, 1))
         yield fd
         os.close(fd)
@@ -143,6 +145,7 @@ def test_a_dirty_page_that_was_to_migrate_is_written_back(mirror, disk):
 def test_private_copies_migrate_and_the_rest_of_the_file_does_not(mirror, file):
     with Region.of_file(file, 16, private=True) as memory:
         memory[:12].touch()
+        memory[12:].advise(mmap.MADV_DONTNEED)  # what a fault mapped besides
         memory[2:5].fill(2)
         mirror.write(memory[8:10], 3)
         copies = (2, 3, 4, 8, 9)
@@ -150,7 +153,7 @@ def test_private_copies_migrate_and_the_rest_of_the_file_does_not(mirror, file):
         migration = mirror.migrate(memory)
         assert migration.moved == 5
         assert [page for page, words in enumerate(migration.words) if words.final.migrate] == list(copies)
-        # What nobody has touched is offered by nobody.
+        # Holes of a file are not offered.
         assert not any(words.setup.migrate for words in migration.words[12:])
         where = mirror.snapshot(memory).where
         assert [page for page in range(16) if where[page] == "local"] == list(copies)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Sections 2 and 12: device faults that cannot be served, for want of memory or of a moment's peace, come to an end."""
+
+import errno
+import mmap
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from facilities.machine import setting
+
+from dmirror.memory import HUGE_PAGES, Data, Region
+from dmirror.mirror import MirrorError
+from dmirror.plugin.markers import release_matches
+from dmirror.threads import Task
+
+pytestmark = pytest.mark.needs(capability="steer")
+
+FAIL = Path("/sys/kernel/debug/fail_page_alloc")
+# hmm_do_fault() passes the fault's errno on since 7.3, and said EFAULT of everything before.
+OUT_OF_MEMORY = errno.ENOMEM if release_matches(os.uname().release, ">=7.3") else errno.EFAULT
+
+
+@contextmanager
+def no_pages():
+    """Allocations of pages by this thread fail in the block, which must not need any (Documentation/fault-injection)."""
+    values = {
+        "ignore-gfp-wait": "N",
+        "ignore-gfp-highmem": "N",
+        "min-order": 0,
+        "task-filter": "Y",
+        "verbose": 0,
+        "times": -1,
+        "probability": 100,
+    }
+    with ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(setting(FAIL / name, value))
+        me = os.open("/proc/thread-self/make-it-fail", os.O_WRONLY)
+        stack.callback(os.close, me)
+        os.write(me, b"1")
+        try:
+            yield
+        finally:
+            os.write(me, b"0")
+
+
+@pytest.mark.needs(config="CONFIG_FAIL_PAGE_ALLOC")
+@pytest.mark.contract("H-07")
+@pytest.mark.parametrize("kind", ["hole", "zero-page", "file", "read-of-a-file"])
+def test_a_device_fault_without_memory_says_so_and_can_be_tried_again(mirror, block, kind):
+    with ExitStack() as stack:
+        memory = block
+        if kind.endswith("file"):
+            memory = stack.enter_context(Region.memfd(16))
+        if kind == "zero-page":
+            memory.touch()
+        call = "READ" if kind == "read-of-a-file" else "WRITE"
+        memory[:4].fill(1)
+        data = Data.pattern(memory, 1)
+        # What the call itself takes is there already.
+        mirror.call(call, memory.addr, 4, data.buffer)
+        before = [bool(word >> 63) for word in memory.pagemap()]
+        error = None
+        with no_pages():
+            try:
+                mirror.call(call, memory.addr, 16, data.buffer)
+            except MirrorError as caught:
+                error = caught
+        assert error is not None and (error.errno, error.pages) == (OUT_OF_MEMORY, 4)
+        assert [bool(word >> 63) for word in memory.pagemap()] == before
+        assert memory[:4].matches(1) and memory[4:].zero()
+        mirror.write(memory, 2)
+        assert memory.matches(2)
+
+
+@pytest.mark.needs(config="CONFIG_FAIL_PAGE_ALLOC")
+@pytest.mark.contract("H-07")
+def test_a_huge_page_that_cannot_be_had_becomes_small_ones(mirror):
+    with Region.huge(1) as huge, setting(FAIL / "min-order", 9):
+        data = Data.pattern(huge, 1)
+        with no_pages(), setting(FAIL / "min-order", 9):
+            mirror.call("WRITE", huge.addr, HUGE_PAGES, data.buffer)
+        assert {str(page) for page in mirror.snapshot(huge)} == {"ram rw"}
+        assert huge.matches(1)
+
+
+@pytest.mark.contract("L-12")
+@pytest.mark.parametrize("call", ["read", "write", "snapshot", "walk"])
+def test_a_call_that_is_invalidated_each_time_gives_up_after_a_second(mirror, block, call):
+    """Somebody zaps the range after each walk of the page table, before the device has an entry."""
+    block.fill(1)
+    acts = {"write": lambda: mirror.write(block, 2)}
+    began = time.monotonic()
+    with ExitStack() as stack:
+        hold = stack.enter_context(mirror.hold("fault.before_check", block))
+        task = stack.enter_context(Task(acts.get(call, lambda: getattr(mirror, call)(block))))
+        rounds = 0
+        while not task.done:
+            if hold.state().state != "held":
+                os.sched_yield()
+                continue
+            rounds += 1
+            block.advise(mmap.MADV_DONTNEED)
+            following = stack.enter_context(mirror.hold("fault.before_check", block))
+            hold.resume()
+            hold = following
+        with pytest.raises(MirrorError) as caught:
+            task.result()
+    assert caught.value.errno == errno.EBUSY
+    assert rounds > 1 and time.monotonic() - began >= 0.9
+    for page in range(len(block)):
+        with pytest.raises(MirrorError) as absent:
+            mirror.peek(block[page])
+        assert absent.value.errno == errno.ENOENT
+    # In peace it works.
+    mirror.write(block, 3)
+    assert block.matches(3)
+
+
+@pytest.mark.contract("L-12")
+@pytest.mark.contract("H-08")
+def test_a_call_that_is_invalidated_a_few_times_goes_on_and_sees_the_last(mirror, block):
+    counted = mirror.counters()
+    block.fill(1)
+    with ExitStack() as stack:
+        hold = stack.enter_context(mirror.hold("fault.before_check", block))
+        task = stack.enter_context(Task(mirror.read, block))
+        for seed in (2, 3, 4):
+            hold.wait()
+            block.advise(mmap.MADV_DONTNEED)
+            block.fill(seed)
+            following = stack.enter_context(mirror.hold("fault.before_check", block)) if seed < 4 else None
+            hold.resume()
+            hold = following
+        assert task.result().data.matches(4)
+    assert mirror.peek(block).matches(4)
+    assert (mirror.counters() - counted).fault_retries == 3
