@@ -52,6 +52,8 @@ def obey(memory, verb, *arguments):
         leave()
     elif verb == "use":
         Region.anonymous(*arguments).fill(3)
+    elif verb == "zero":
+        return not any(memory.load(page) for page in range(len(memory)))
     else:
         return getattr(memory, verb)(*arguments)
     return None

@@ -4,16 +4,20 @@
 import errno
 import mmap
 import os
+import signal
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from facilities.machine import setting
 
-from dmirror.memory import HUGE_PAGES, Data, Region
-from dmirror.mirror import MirrorError
+from dmirror.memory import HUGE_PAGES, PAGE, Data, Region
+from dmirror.mirror import Mirror, MirrorError
 from dmirror.plugin.markers import release_matches
+from dmirror.process import Child
+from dmirror.quiet import quieten
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")
@@ -24,17 +28,18 @@ OUT_OF_MEMORY = errno.ENOMEM if release_matches(os.uname().release, ">=7.3") els
 
 
 @contextmanager
-def no_pages():
-    """Allocations of pages by this thread fail in the block, which must not need any (Documentation/fault-injection)."""
+def no_pages(order=0):
+    """Allocations of pages by this thread fail in the block, which must need none (Documentation/fault-injection)."""
     values = {
         "ignore-gfp-wait": "N",
         "ignore-gfp-highmem": "N",
-        "min-order": 0,
+        "min-order": order,
         "task-filter": "Y",
         "verbose": 0,
-        "times": -1,
+        "times": 16,  # not for ever: a fault of user space would be repeated until it succeeds
         "probability": 100,
     }
+    quieten()
     with ExitStack() as stack:
         for name, value in values.items():
             stack.enter_context(setting(FAIL / name, value))
@@ -79,45 +84,71 @@ def test_a_device_fault_without_memory_says_so_and_can_be_tried_again(mirror, bl
 @pytest.mark.needs(config="CONFIG_FAIL_PAGE_ALLOC")
 @pytest.mark.contract("H-07")
 def test_a_huge_page_that_cannot_be_had_becomes_small_ones(mirror):
-    with Region.huge(1) as huge, setting(FAIL / "min-order", 9):
+    with Region.huge(1) as huge:
         data = Data.pattern(huge, 1)
-        with no_pages(), setting(FAIL / "min-order", 9):
+        with no_pages(9):
             mirror.call("WRITE", huge.addr, HUGE_PAGES, data.buffer)
         assert {str(page) for page in mirror.snapshot(huge)} == {"ram rw"}
         assert huge.matches(1)
 
 
+@contextmanager
+def storm(span):
+    """A thread that zaps the span as fast as it can."""
+    over = threading.Event()
+
+    def blow():
+        while not over.is_set():
+            span.advise(mmap.MADV_DONTNEED)
+
+    with Task(blow):
+        try:
+            yield
+        finally:
+            over.set()
+
+
 @pytest.mark.contract("L-12")
-@pytest.mark.parametrize("call", ["read", "write", "snapshot", "walk"])
-def test_a_call_that_is_invalidated_each_time_gives_up_after_a_second(mirror, block, call):
-    """Somebody zaps the range after each walk of the page table, before the device has an entry."""
-    block.fill(1)
-    acts = {"write": lambda: mirror.write(block, 2)}
-    began = time.monotonic()
-    with ExitStack() as stack:
-        hold = stack.enter_context(mirror.hold("fault.before_check", block))
-        task = stack.enter_context(Task(acts.get(call, lambda: getattr(mirror, call)(block))))
-        rounds = 0
-        while not task.done:
-            if hold.state().state != "held":
-                os.sched_yield()
-                continue
-            rounds += 1
-            block.advise(mmap.MADV_DONTNEED)
-            following = stack.enter_context(mirror.hold("fault.before_check", block))
-            hold.resume()
-            hold = following
-        with pytest.raises(MirrorError) as caught:
-            task.result()
-    assert caught.value.errno == errno.EBUSY
-    assert rounds > 1 and time.monotonic() - began >= 0.9
-    for page in range(len(block)):
-        with pytest.raises(MirrorError) as absent:
-            mirror.peek(block[page])
-        assert absent.value.errno == errno.ENOENT
-    # In peace it works.
-    mirror.write(block, 3)
-    assert block.matches(3)
+@pytest.mark.parametrize("call", ["read", "write", "migrate_to_device"])
+def test_a_call_that_is_invalidated_all_the_time_ends(mirror, call):
+    """Done, or with EBUSY after a second: either will do, and leaves nothing behind."""
+    with Region.anonymous(HUGE_PAGES, align=HUGE_PAGES * PAGE) as memory:
+        memory.advise(mmap.MADV_NOHUGEPAGE)
+        acts = {"write": lambda: mirror.write(memory, 2)}
+        with storm(memory):
+            began = time.monotonic()
+            try:
+                acts.get(call, lambda: getattr(mirror, call)(memory))()
+            except MirrorError as error:
+                assert error.errno == (errno.ENOENT if call == "migrate_to_device" else errno.EBUSY)
+                assert error.errno != errno.EBUSY or time.monotonic() - began >= 0.9
+            assert time.monotonic() - began < 5
+        memory.advise(mmap.MADV_DONTNEED)
+        assert mirror.counters().dev_pages_in_use == 0
+        for page in (0, 100, HUGE_PAGES - 1):
+            with pytest.raises(MirrorError) as absent:
+                mirror.peek(memory[page])
+            assert absent.value.errno == errno.ENOENT
+        # In peace it works.
+        mirror.write(memory, 3)
+        assert memory.matches(3)
+
+
+@pytest.mark.contract("L-12")
+def test_a_process_in_a_storm_of_invalidations_can_be_killed(mirror):
+    def child(line):
+        with Mirror(0) as own, Region.anonymous(HUGE_PAGES) as memory, storm(memory):
+            line.send()
+            while True:
+                with suppress(MirrorError):
+                    own.read(memory)
+
+    with Child(child) as other:
+        other.line.receive()
+        began = time.monotonic()
+        other.kill()
+        assert other.wait() == -signal.SIGKILL
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.contract("L-12")

@@ -83,6 +83,77 @@ def test_a_filled_hole_of_read_only_memory_stays_read_only(mirror, region):
     assert region.zero()
 
 
+@STEER
+@pytest.mark.contract("Z-06")
+@pytest.mark.parametrize("back", ["not", "touch", "system", "release"])
+def test_a_filled_hole_is_writable_where_the_memory_is_and_only_there(mirror, mirror2, hollow, back):
+    """Filled while read-only, made writable afterwards, and the reverse: at each step as normal memory."""
+    empty = hollow[5:] if len(hollow) < HUGE_PAGES else hollow
+    hollow.protect(READ)
+    migration = mirror.migrate(hollow)
+    assert migration.moved == len(hollow)
+    # A hole is no page that could be written: the rights are those of the mapping.
+    assert not any(words.setup.write or words.dst_final.write for words in migration.words[-len(empty) :])
+    assert {(page.write, page.mapped_write) for page in mirror.page_info(empty)} == {(False, False)}
+    if back == "touch":
+        hollow.touch()
+    elif back == "system":
+        assert mirror.migrate_to_system(hollow) == len(hollow)
+    elif back == "release":
+        mirror.release()
+    assert {page.writable for page in mirror.snapshot(empty)} == {False}
+    for device in (mirror, mirror2):
+        with pytest.raises(MirrorError) as caught:
+            device.write(empty[:2], 9)
+        assert (caught.value.errno, caught.value.pages) == (errno.EPERM, 0)
+    with pytest.raises(ChildKilled, match="SIGSEGV"):
+        in_child(lambda: empty.store(9))
+    hollow.protect(RW)
+    mirror.write(empty[:2], 2)
+    empty[2:4].fill(3)
+    mirror2.write(empty[4:6], 4)
+    assert empty[:2].matches(2) and empty[2:4].matches(3) and empty[4:6].matches(4)
+    assert not any(empty.load(page) for page in range(6, len(empty))) and mirror.read(empty[6:]).data.zero()
+    assert mirror.read(empty[:2]).data.matches(2) and mirror.read(empty[4:6]).data.matches(4)
+
+
+@STEER
+@pytest.mark.contract("Z-06")
+def test_a_hole_that_was_filled_writable_is_read_only_when_the_memory_becomes_that(mirror, hollow):
+    empty = hollow[5:] if len(hollow) < HUGE_PAGES else hollow
+    assert mirror.migrate(hollow).moved == len(hollow)
+    assert {(page.write, page.mapped_write) for page in mirror.page_info(empty)} == {(True, True)}
+    assert mirror.write(empty, 2).faults == 0
+    hollow.protect(READ)
+    with pytest.raises(MirrorError) as caught:
+        mirror.poke(empty[0], 9)
+    assert caught.value.errno in (errno.ENOENT, errno.EPERM)
+    with pytest.raises(MirrorError) as caught:
+        mirror.write(empty, 9)
+    assert caught.value.errno == errno.EPERM
+    assert mirror.read(empty).data.matches(2)
+    with pytest.raises(ChildKilled, match="SIGSEGV"):
+        in_child(lambda: empty.store(9))
+    assert empty.matches(2)
+
+
+@STEER
+@pytest.mark.contract("Z-08")
+@pytest.mark.contract("F-02")
+@pytest.mark.parametrize("kind", ["shared", "memfd", "file", "private-file"])
+def test_holes_of_files_are_not_offered(mirror, kind):
+    make = {"private-file": lambda npages: Region.file(npages, private=True)}.get(kind)
+    with (make or getattr(Region, kind))(16) as region:
+        region[3:5].fill(1)
+        before = mirror.counters()
+        migration = mirror.migrate(region)
+        others = migration.words[:3] + migration.words[5:]
+        assert not any(words.setup or words.copied or words.final for words in others)
+        assert migration.moved == (2 if kind == "private-file" else 0)
+        assert (mirror.counters() - before).dev_pages_in_use == migration.moved
+        assert region[:3].zero() and region[3:5].matches(1) and region[5:].zero()
+
+
 @pytest.mark.contract("Z-08")
 @pytest.mark.parametrize("make", [Region.shared, Region.memfd, Region.file])
 def test_holes_of_shared_memory_are_not_filled(mirror, make):
