@@ -154,9 +154,9 @@ def test_of_memory_made_inaccessible_and_back_a_page_has_its_data_and_rights(mir
 def test_a_page_write_protected_meanwhile_comes_back_write_protected(mirror, region, access):
     region.fill(1)
     with Userfault() as userfault:
-        userfault.watch_writes(region)
+        userfault.register_wp(region)
         mirror.make_exclusive(region)
-        userfault.write_protect(region[3], register=False)
+        userfault.protect(region[3])
         gone(mirror, region[3])
         assert [word & UFFD_WP != 0 for word in region.pagemap()] == [page == 3 for page in range(16)]
         if access == "load":

@@ -339,9 +339,9 @@ def test_write_protection_of_device_memory_survives_what_changes_its_entries(mir
 def test_write_protection_of_a_part_of_device_memory_is_of_that_part(mirror, device, memory):
     memory.fill(1)
     with Userfault() as userfault:
-        userfault.watch_writes(memory)
+        userfault.register_wp(memory)
         go(device, mirror, memory)
-        userfault.write_protect(memory[3:7], register=False)
+        userfault.protect(memory[3:7])
         wanted = [3 <= page < 7 for page in range(len(memory))]
         assert [word & UFFD_WP != 0 for word in memory.pagemap()] == wanted
         assert rights(mirror, memory) == [not page for page in wanted]
@@ -382,10 +382,10 @@ def test_write_protection_takes_the_devices_right_before_it_returns(mirror, devi
         go(device, mirror, memory)
     device.write(memory, 1)
     with Userfault() as userfault:
-        userfault.watch_writes(memory)
+        userfault.register_wp(memory)
         device.poke(memory, 1)
         with device.events(buf=memory) as log:
-            userfault.write_protect(memory, register=False)
+            userfault.protect(memory)
             log.expect(PROTECTION_VMA, memory, filtered=False, pages=len(memory))
         with pytest.raises(MirrorError) as caught:
             device.poke(memory, 2)

@@ -570,7 +570,7 @@ class TestTracking:
                     # Nobody can wait for the handler with the lock held.
                     assert some.refuse(part[page], errno.EFAULT)
             assert some.entries() == [list(range(len(memory)))] * len(some.mirrors)
-            some.expect(lambda: uffd.protect(part, False), [(PROTECTION_VMA, first, last)], range(first, last))
+            some.expect(lambda: uffd.allow(part), [(PROTECTION_VMA, first, last)], range(first, last))
             assert some.same() and memory.matches(1)
             assert some.writes(memory, 5)
 

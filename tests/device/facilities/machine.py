@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Settings of the running kernel that a test changes and puts back, and what it says of a page or of itself."""
 
-import os
 import ctypes
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from dmirror.memory import PAGE
-from facilities.syscalls import move_pages
-from facilities.syscalls import syscall
+from facilities.syscalls import move_pages, syscall
 
 
 @contextmanager

@@ -12,8 +12,6 @@ _LIBC.syscall.restype = ctypes.c_long
 # arch/x86/entry/syscalls/syscall_64.tbl
 _NUMBERS = {
     "msync": 26,
-    "ptrace": 101,
-    "fallocate": 285,
     "mincore": 27,
     "ptrace": 101,
     "mlock": 149,
@@ -24,9 +22,9 @@ _NUMBERS = {
     "mbind": 237,
     "get_mempolicy": 239,
     "migrate_pages": 256,
-    "move_pages": 279,
     "sync_file_range": 277,
     "vmsplice": 278,
+    "move_pages": 279,
     "fallocate": 285,
     "perf_event_open": 298,
     "process_vm_readv": 310,

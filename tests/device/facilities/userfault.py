@@ -54,9 +54,10 @@ class Userfault:
         """From now on pages of the span can be write-protected."""
         self._call(_REGISTER, span.addr, span.bytes, _WP, 0)
 
-    def protect(self, span, on=True):
-        """Write-protect the pages of a registered span that are there, or let them be written again."""
-        self._call(_WRITEPROTECT, span.addr, span.bytes, int(on))
+    def protect(self, span):
+        """Write-protect the pages of a registered span that are there."""
+        self._call(_WRITEPROTECT, span.addr, span.bytes, 1)
+
     def allow(self, span):
         """Lift the write-protection, for who waits to store, too."""
         self._call(_WRITEPROTECT, span.addr, span.bytes, 0)
