@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from facilities.kin import Offspring
-from facilities.machine import vmstat, vmstat_now
+from facilities.machine import setting, vmstat, vmstat_now
 
 from dmirror.events import CLEAR, CPU_BEGIN, FREE, MIGRATE, PROTECTION_VMA, SPLIT, UNMAP
 from dmirror.memory import HUGE_PAGES, READ, RW, Region
@@ -39,6 +39,13 @@ class Counts(dict):
 
     def __sub__(self, before):
         return {name: value - before[name] for name, value in self.items() if value != before[name]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nobody_else_folds():
+    """The worker that adds up what processors count has part of it in hand while it does (mm/vmstat.c)."""
+    with setting("/proc/sys/vm/stat_interval", 600):
+        yield
 
 
 @pytest.fixture
@@ -207,7 +214,7 @@ def test_a_part_that_migrates_leaves_the_rest_where_it_is(mirror, huge, to, part
     assert now[: part.start] + now[part.stop :] == indexes[: part.start] + indexes[part.stop :]
     assert not set(now[part]) & set(indexes[part])
     delta = Counts.now(mirror) - before
-    assert (delta["huge"], delta["mapped"], delta["page_splits"]) == (-1, -1, 1)
+    assert [delta.get(name) for name in ("huge", "mapped", "page_splits")] == [-1, -1, 1]
     assert delta.get("device_splits", 0) == (to == "system")
     assert delta["in_use"] == (count if to == "device" else -count)
     assert mirror.read(huge).data.matches(1) and huge.matches(1)

@@ -76,7 +76,7 @@ def test_a_thread_of_another_process_stops_when_a_shared_page_migrates(mirror, m
 @pytest.mark.contract("M-13")
 def test_no_store_is_lost_over_many_migrations(mirror, memory):
     with Spinner(memory, 0) as one, Spinner(memory, 3, 511) as two:
-        for turn in range(6):
+        for turn in range(6 if len(memory) == 16 else 3):
             mirror.migrate(memory if turn % 2 else memory[:16])
             (one, two)[turn % 2].wait_going(1)
             mirror.migrate_to_system(memory)
