@@ -124,9 +124,9 @@ def test_a_coherent_page_stored_to_in_place_is_dirty_when_it_is_back(coherent, w
         pytest.param(
             "release",
             marks=pytest.mark.xfail(
-                release_matches(RELEASE, "<7.2"),
+                release_matches(RELEASE, ">=6.12") and release_matches(RELEASE, "<7.2"),
                 strict=True,
-                reason="try_to_migrate_one() asks pte_dirty() of a device entry (6.12 mm/rmap.c:2449, 6.1 2233)",
+                reason="try_to_migrate_one() asks pte_dirty() of a device entry (6.12 mm/rmap.c:2449)",
             ),
         ),
     ],

@@ -3,7 +3,6 @@
 
 import errno
 import mmap
-import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ from facilities.userfault import Userfault
 from dmirror.events import PROTECTION_VMA
 from dmirror.memory import NONE, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")
-RELEASE = os.uname().release
 
 # /proc/PID/pagemap
 SOFT_DIRTY, UFFD_WP = 1 << 55, 1 << 57
@@ -409,10 +406,6 @@ def soft_dirty(memory):
     return [word & SOFT_DIRTY != 0 for word in memory.pagemap()]
 
 
-def made_soft_dirty(kernel, why):
-    return pytest.mark.xfail(release_matches(RELEASE, kernel), reason=why)
-
-
 @pytest.mark.contract("C-06")
 @pytest.mark.parametrize("way", ["touch", "to-system", "release", "other-reads"])
 def test_a_soft_dirty_page_stays_so_over_the_round_trip(mirror, mirror2, device, memory, way):
@@ -463,7 +456,6 @@ def test_a_store_to_a_page_that_went_to_the_device_clean_makes_it_soft_dirty(mir
 
 
 @pytest.mark.contract("C-06")
-@made_soft_dirty("<6.12", "6.1 mm/migrate.c:213: pte_mkdirty() of x86 makes it soft-dirty, and nothing clears that")
 def test_a_clean_page_stays_so_over_the_round_trip(mirror, device):
     with Region.anonymous(16, align=16 * PAGE) as memory:
         memory.fill(1)
