@@ -17,7 +17,7 @@ from facilities.machine import frames
 from facilities.syscalls import process_vm_read, process_vm_write, syscall
 from facilities.uring import Ring
 
-from dmirror.memory import HUGE_PAGES, MADV_POPULATE_READ, MADV_POPULATE_WRITE, PAGE, Data, Region
+from dmirror.memory import HUGE_PAGES, MADV_POPULATE_READ, MADV_POPULATE_WRITE, PAGE, READ, Data, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import PATIENCE, Child
 from dmirror.threads import Task
@@ -485,6 +485,37 @@ def wait_in_futex(task, addr):
     while not call.read_text().startswith(f"202 {addr:#x} "):
         assert time.monotonic() < ends and not task.done
         os.sched_yield()
+
+
+@pytest.mark.contract("P-03")
+@pytest.mark.contract("C-04")
+@pytest.mark.parametrize("kind", ["made-read-only", "shared-and-read-only"])
+def test_nobody_writes_read_only_device_memory_but_who_may_force_it(mirror, resident, kind):
+    """The right to write does not come back with the page."""
+    resident.protect(READ)
+    part = resident[3:6]
+    with ExitStack() as stack:
+        if kind.startswith("shared"):
+            other = stack.enter_context(Child(lambda line: line.receive() or resident.matches(1)))
+        with pytest.raises(OSError) as caught:
+            process_vm_write(os.getpid(), part.addr, bytes(8))
+        assert caught.value.errno == errno.EFAULT
+        with pytest.raises(OSError) as caught, Ring() as ring, ring.registered(part):
+            pytest.fail("it was registered")
+        assert caught.value.errno == errno.EFAULT
+        assert resident.matches(1) and mirror.read(resident).data.matches(1)
+        assert not any(page.writable for page in mirror.snapshot(resident))
+        mirror.migrate(resident)
+        # As a debugger does: a copy of this process's own, in spite of the mapping.
+        memory_file(os.getpid(), part[:1], [77])
+        assert part.load() == 77 and mirror.read(part[0]).data.word(0) == 77
+        with pytest.raises(MirrorError) as caught:
+            mirror.write(part, 9)
+        assert caught.value.errno == errno.EPERM
+        if kind.startswith("shared"):
+            other.line.send()
+            assert other.result() is True
+    assert resident[:3].matches(1) and resident[4:].matches(1)
 
 
 @pytest.mark.contract("P-03")
