@@ -55,6 +55,8 @@ def small():
 def huge():
     with alone(HUGE_PAGES, align=HUGE_PAGES * PAGE) as memory:
         memory.advise(mmap.MADV_HUGEPAGE)
+        memory.fill(1)
+        memory.advise(mmap.MADV_NOHUGEPAGE)  # khugepaged has no business here
         yield memory
 
 

@@ -400,6 +400,7 @@ class TestSplit:
         with mapped("huge", access, [mirror, mirror2]) as some:
             memory = some.memory
             assert {page.order for page in mirror.page_info(memory)} == {9}
+            settle(memory.addr)
             with logs(mirror, mirror2, buf=memory) as started:
                 split(memory)
                 assert some.entries() == [[], []]

@@ -175,6 +175,8 @@ def mapped(kind, access, mirrors):
         if kind.endswith("device"):
             mirrors = mirrors[:1]
             mirrors[0].migrate_to_device(memory)
+        # What a test splits, khugepaged shall leave so.
+        memory.advise(mmap.MADV_NOHUGEPAGE)
         made = Mapped(memory, mirrors)
         made.access(access)
         yield made
