@@ -452,7 +452,10 @@ class TestOrder:
             yield memory.fill(1)
 
     @pytest.mark.contract("H-13")
-    @pytest.mark.parametrize("kind", ["huge", "collapsed", "hugetlb", "small"])
+    @pytest.mark.parametrize(
+        "kind",
+        ["huge", pytest.param("collapsed", marks=pytest.mark.needs(kernel=">=6.2")), "hugetlb", "small"],
+    )
     def test_every_page_says_how_large_its_mapping_is(self, mirror, kind):
         makers = {"hugetlb": lambda: Region.hugetlb(1), "small": lambda: alone(16)}
         with makers.get(kind, getattr(self, kind, None))() as memory:

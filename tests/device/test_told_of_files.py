@@ -79,7 +79,10 @@ def test_a_hole_in_a_file_is_announced_in_every_mapping(mirror, mirror2, file, h
         HOLES[how](file, shared[0].memory)
         for some in (*shared, private):
             assert some.entries() == [left] * 2
-            assert [set(told(log, some.memory)) for log in started] == [{(CLEAR, 4, 8)}] * 2
+            for log in started:
+                # The ext4 of 6.1 writes back before it makes a hole.
+                events = {event for event in told(log, some.memory) if event[0] != PROTECTION_PAGE}
+                assert events == {(CLEAR, 4, 8)}
         for some in shared:
             assert all(reads_zero(each, some.memory[4:8]) for each in some.mirrors)
             assert some.same() and some.memory[:4].matches(1) and some.memory[8:].matches(1)
