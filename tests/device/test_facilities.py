@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from facilities.cgroups import Cgroup, dying, leave, wait_dead
+from facilities.cgroups import Cgroup, leave
 from facilities.disks import ext4, swap, swap_used
 from facilities.machine import frames, status
 from facilities.syscalls import move_pages, process_vm_read, process_vm_write
@@ -20,7 +20,7 @@ from dmirror.process import in_child
 def test_pages_go_to_swap_and_come_back(region):
     with swap():
         region.fill(1).advise(MADV_PAGEOUT)
-        assert swap_used() == region.bytes
+        assert swap_used() >= region.bytes  # before 6.14 a processor has slots in stock, too
         assert frames(region) == [None] * len(region)
         assert region.matches(1)
         region.advise(mmap.MADV_DONTNEED)
@@ -28,7 +28,6 @@ def test_pages_go_to_swap_and_come_back(region):
 
 
 def test_a_group_is_charged_for_its_processes(mirror):
-    before = dying()
     with Cgroup("dmirror-facilities") as group:
 
         def use():
@@ -41,7 +40,6 @@ def test_a_group_is_charged_for_its_processes(mirror):
 
         assert in_child(use) >= 2048 * PAGE
         assert group.table("memory.stat")["anon"] == 0
-    wait_dead(before)
 
 
 def test_a_file_system_on_a_disk(mirror):

@@ -2,10 +2,7 @@
 """Memory control groups (Documentation/admin-guide/cgroup-v2.rst): one of a test's own, and what is charged to it."""
 
 import os
-import time
 from pathlib import Path
-
-from dmirror.process import PATIENCE
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -51,17 +48,3 @@ class Cgroup:
 def leave():
     """The calling process is from now on in the root group."""
     (ROOT / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def dying():
-    """Groups that were removed and to which something is still charged."""
-    words = (line.split() for line in (ROOT / "cgroup.stat").read_text().splitlines())
-    return int(dict(words)["nr_dying_descendants"])
-
-
-def wait_dead(before):
-    """Wait until no more groups are dying than `before`. Nothing tells of it: the kernel frees them by a worker."""
-    ends = time.monotonic() + PATIENCE
-    while dying() > before:
-        assert time.monotonic() < ends, f"{dying()} groups were removed and are still charged, {before} before"
-        time.sleep(0.01)
