@@ -83,9 +83,26 @@ def test_two_threads_that_take_an_exclusive_page_back_both_get_it(mirror, region
 POINTS = ["begin", "after_setup", "after_copy", "after_pages", "before_finalize"]
 
 
+TWICE_UNMAPPED = pytest.mark.xfail(
+    release_matches(RELEASE, ">=7.2"),
+    reason="zap_huge_pmd_folio() takes the migration entry of a device-private folio for a device-private entry and "
+    "unmaps it a second time: nr_anon_pages and the group's anon are 0 from then on (7.3 mm/huge_memory.c:2489, 7.2 "
+    "mm/huge_memory.c:2450)",
+    run=False,  # nothing that is counted of the guest's memory comes out even any more
+)
+
+
 @pytest.mark.contract("M-20")
 @pytest.mark.contract("M-19")
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("memory", "point"),
+    [
+        pytest.param(size, point, marks=TWICE_UNMAPPED if size == "huge" and point != "begin" else ())
+        for size in ("small", "huge")
+        for point in POINTS
+    ],
+    indirect=["memory"],
+)
 def test_what_is_discarded_while_a_fault_brings_it_back_is_gone(mirror, memory, point):
     before = mirror.counters()
     mirror.migrate(memory.fill(1))
