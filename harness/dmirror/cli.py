@@ -140,7 +140,7 @@ def _test(args: argparse.Namespace) -> int:
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     tests = ["tests/device"]
     if args.random is not None:
-        options += ["-p", "randomly", f"--randomly-seed={args.random}"]
+        options += ["--random-order-bucket=global", f"--random-order-seed={args.random}"]
     if args.times is not None:
         options.append(f"--count={args.times}")
         tests = _chosen(args)
