@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
-    test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 3)")
+    test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 1)")
     test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
     test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")

@@ -145,8 +145,21 @@ def other_does(what, child, memory):
 @pytest.mark.contract("M-02")
 @pytest.mark.contract("M-10")
 @pytest.mark.contract("C-03")
-@pytest.mark.parametrize("way", ["to-device", "to-system", "fault"])
-@pytest.mark.parametrize("what", ["munmap", "dontneed", "mprotect", "read-only", "part", "exit"])
+@pytest.mark.parametrize(
+    ("memory", "what", "way"),
+    [
+        pytest.param(
+            *(size, what, way),
+            marks=TWICE_UNMAPPED
+            if size == "huge" and way != "to-device" and what in ("munmap", "dontneed", "exit")
+            else (),
+        )
+        for size in ("small", "huge")
+        for what in ("munmap", "dontneed", "mprotect", "read-only", "part", "exit")
+        for way in ("to-device", "to-system", "fault")
+    ],
+    indirect=["memory"],
+)
 def test_what_another_process_does_to_a_shared_page_under_way_is_done_to_its_own(mirror, memory, way, what):
     """It has an entry for the page, too, that is neither the old page nor the new one."""
     counters = mirror.counters()

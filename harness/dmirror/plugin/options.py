@@ -68,8 +68,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dmirror-torture",
         metavar="SECONDS",
         type=_positive,
-        default=3,
-        help="How long each test of tests/device/torture goes on, on top of its limit (default: 3).",
+        default=1,
+        help="How long each test of tests/device/torture goes on, on top of its limit (default: 1).",
     )
     add("--dmirror-list-contracts", action="store_true", help="With --collect-only: print each test's contracts.")
     add("--dmirror-seed", metavar="N", type=_natural, help="Where their random choices begin, as a failure reports it.")

@@ -16,6 +16,8 @@ _NUMBERS = {
     "ptrace": 101,
     "mlock": 149,
     "munlock": 150,
+    "mount": 165,
+    "umount2": 166,
     "swapon": 167,
     "swapoff": 168,
     "futex": 202,
