@@ -88,7 +88,8 @@ def configure(config: pytest.Config) -> None:
     # and in the guest some of the host's do not.
     given = ["--rootdir", os.fspath(config.rootpath)]
     given += ["-c", os.fspath(config.inipath)] if config.inipath else []
-    given += ["-o", "cache_dir=/tmp/pytest-cache"]  # the guest's own: the root is read-only there
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        given += ["-o", "cache_dir=/tmp/pytest-cache"]  # the guest's own: the root is read-only there
     config.invocation_params = dataclasses.replace(
         config.invocation_params, args=(*given, *config.invocation_params.args)
     )

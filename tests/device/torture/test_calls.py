@@ -44,7 +44,7 @@ DOCUMENTED = {
     lib.DM_CALL_OWN + 2: ("DMIRROR_LOG", _OWN),
     lib.DM_CALL_OWN + 3: ("DMIRROR_HOLD", _OWN),
     lib.DM_CALL_OWN + 4: ("DMIRROR_INJECT", _OWN),
-    lib.DM_CALL_OWN + 5: ("DMIRROR_MIGRATE", _OWN),
+    lib.DM_CALL_OWN + 5: ("DMIRROR_MIGRATE", _OWN | {errno.EOPNOTSUPP}),  # a huge destination, before 6.19
     lib.DM_CALL_OWN + 6: ("DMIRROR_WALK", _OWN | _FAULTING),
     lib.DM_CALL_OWN + 7: ("DMIRROR_PEEK", _OWN | {errno.ENOENT}),
     lib.DM_CALL_OWN + 8: ("DMIRROR_POKE", _OWN | {errno.ENOENT, errno.EPERM}),
