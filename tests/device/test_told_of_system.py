@@ -20,7 +20,7 @@ from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, settle, sys
 from facilities.told import Mapped, alone, blank, covers, entries, logs, mapped, reads_zero, refused, same, stale, told
 
 from dmirror.events import CLEAR, PROTECTION_VMA
-from dmirror.memory import HUGE_PAGES, MADV_COLLAPSE, MADV_PAGEOUT, PAGE, RW, Region, Span
+from dmirror.memory import HUGE_PAGES, MADV_COLLAPSE, MADV_PAGEOUT, PAGE, READ, RW, Region, Span
 from dmirror.mirror import Mirror
 from dmirror.process import PATIENCE, Child, in_child
 from dmirror.threads import Task
@@ -390,6 +390,34 @@ class TestCollapse:
             for some in both:
                 assert some.same() and some.memory.matches(1)
             assert both[0].writes(memory, 5) and again.matches(6)
+        os.close(fd)
+
+    @ACCESSES
+    @pytest.mark.needs(kernel=">=6.12")
+    @pytest.mark.contract("I-13")
+    def test_a_huge_page_of_a_file_that_is_mapped_in_parts_is_announced_when_it_is_mapped_whole(
+        self, mirror, mirror2, access
+    ):
+        """The page cache has it huge already: nothing but the page table changes."""
+        size = HUGE_PAGES * PAGE
+        fd = os.memfd_create("dmirror")
+        os.ftruncate(fd, size)
+        with Region._map(HUGE_PAGES, RW, mmap.MAP_SHARED, fd, align=size) as memory:
+            memory.fill(1).advise(MADV_COLLAPSE)
+            # While it is two mappings, neither of which covers it, it is faulted in by small entries.
+            memory[:8].protect(READ)
+            memory.touch()
+            memory.protect(RW)
+            some = Mapped(memory, [mirror, mirror2])
+            some.access(access)
+            assert {page.order for page in mirror.page_info(memory)} == {0}
+            with logs(mirror, mirror2, memory=memory) as started:
+                memory.advise(MADV_COLLAPSE)
+                assert some.entries() == [[], []]
+                for log in started:
+                    assert told(log, memory) == [(CLEAR, 0, HUGE_PAGES)]
+            assert some.same() and memory.matches(1)
+            assert {page.order for page in mirror.page_info(memory)} == {9}
         os.close(fd)
 
 
