@@ -61,7 +61,7 @@ class Steering:
         nth: int = 1,
         events: Sequence[str] = (),
         watch: Watch | None = None,
-        limit: float = 10.0,
+        limit: float = 30.0,
     ) -> Hold:
         """Hold the `nth` thread that passes `point` (holds.POINTS) with a range that overlaps `span`, for `limit` s.
 
