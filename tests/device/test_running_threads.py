@@ -164,6 +164,7 @@ def test_what_a_thread_stores_after_fork_is_not_the_childs(mirror, memory):
 
 
 @pytest.mark.contract("M-18")
+@pytest.mark.needs(kernel=">=6.4")  # until then every fault has the mmap lock, those of this interpreter, too
 def test_a_fault_that_migrates_keeps_other_mappings_from_changing(mirror, memory):
     """migrate_to_ram wants the mmap lock, not only that of the one mapping: mappings far from it wait, too."""
     mirror.migrate(memory)
