@@ -152,9 +152,9 @@ class Span:
             os.close(reader)
             os.close(writer)
 
-    def pagemap(self) -> list[int]:
-        """The words of /proc/self/pagemap, one a page (Documentation/admin-guide/mm/pagemap.rst)."""
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+    def pagemap(self, pid: int | str = "self") -> list[int]:
+        """The words of /proc/PID/pagemap, one a page (Documentation/admin-guide/mm/pagemap.rst)."""
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
             words = os.pread(pagemap.fileno(), 8 * self.npages, self.addr // PAGE * 8)
         return list(memoryview(words).cast("Q"))
 

@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from facilities.disks import ext4, swap, swap_used
-from facilities.machine import frames, kpageflags, smaps
-from facilities.syscalls import settle
+from facilities.machine import frames, kpageflags, settle_lru, smaps
 from facilities.told import Mapped, alone, blank, entries, logs, reads_zero, refused, same, told
 
 from dmirror.events import CPU_END
@@ -109,7 +108,7 @@ def on_disk(mirror2):
         with Region.of_file(fd, 16) as memory:
             memory.fill(1)
             os.fsync(fd)
-            settle(memory.addr)
+            settle_lru(memory)
             memory.advise(MADV_PAGEOUT)
             yield State(memory)
 
@@ -123,7 +122,7 @@ def private_file(mirror2):
 @contextmanager
 def swapped(mirror2):
     with swap(), alone(16) as memory:
-        settle(memory.fill(1).addr)
+        settle_lru(memory.fill(1))
         memory.advise(MADV_PAGEOUT)
         assert smaps(memory)["Swap"] == 16
         yield State(memory)

@@ -6,7 +6,6 @@ loads and stores without a fault; the first mirror, which was told already, lost
 sleeps until the invalidation has ended: it sees the new state.
 """
 
-import gc
 import mmap
 import os
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from pathlib import Path
 import pytest
 from facilities.disks import ext4, swap
 from facilities.ksm import MADV_MERGEABLE, merging, wait_merged
-from facilities.machine import frames, mapcounts, smaps
-from facilities.syscalls import move_pages, settle
+from facilities.machine import frames, mapcounts, settle_lru, smaps
+from facilities.syscalls import move_pages
 from facilities.told import alone, content, entries, stale
 from facilities.userfault import Userfault
 
@@ -37,6 +36,7 @@ from dmirror.memory import (
 )
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child, in_child
+from dmirror.quiet import fault_in
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
@@ -116,8 +116,6 @@ class Case:
     around: Callable[[], object] = nullcontext
     settled: bool = True
     """Whether no access can come in between: a page can be mapped again until it leaves its file."""
-    alone_locks: bool = False
-    """Whether it has the mmap lock for writing, so that a fault of ours waits before there were VMA locks (6.4)."""
 
 
 def write_protect(memory):
@@ -139,18 +137,18 @@ CASES = {
     "dontneed": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED)),
     "dontneed-huge": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED), huge),
     "free": Case(CLEAR, lambda memory: memory.advise(MADV_FREE), still=lambda memory: smaps(memory)["LazyFree"] == 0),
-    "read-only": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), alone_locks=True),
-    "read-only-huge": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), huge, alone_locks=True),
-    "no-access": Case(PROTECTION_VMA, lambda memory: memory.protect(NONE), readable=False, alone_locks=True),
-    "mremap": Case(UNMAP, remap, alone_locks=True),
-    "mremap-huge": Case(UNMAP, remap, huge, alone_locks=True),
-    "split": Case(CLEAR, lambda memory: memory[8:].unmap(), huge, alone_locks=True),
+    "read-only": Case(PROTECTION_VMA, lambda memory: memory.protect(READ)),
+    "read-only-huge": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), huge),
+    "no-access": Case(PROTECTION_VMA, lambda memory: memory.protect(NONE), readable=False),
+    "mremap": Case(UNMAP, remap),
+    "mremap-huge": Case(UNMAP, remap, huge),
+    "split": Case(CLEAR, lambda memory: memory[8:].unmap(), huge),
     "split-by-hand": Case(CLEAR, split, huge),
     "hugetlb-munmap": Case(UNMAP, lambda memory: memory.unmap(), hugetlb, readable=False),
     "hugetlb-dontneed": Case(CLEAR, lambda memory: memory.advise(mmap.MADV_DONTNEED), hugetlb),
-    "hugetlb-read-only": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), hugetlb, alone_locks=True),
-    "collapse": Case(CLEAR, lambda memory: memory.advise(MADV_COLLAPSE), collapsible, alone_locks=True),
-    "pageout": Case(CLEAR, lambda memory: settle(memory.addr) or memory[3].advise(MADV_PAGEOUT), around=swap),
+    "hugetlb-read-only": Case(PROTECTION_VMA, lambda memory: memory.protect(READ), hugetlb),
+    "collapse": Case(CLEAR, lambda memory: memory.advise(MADV_COLLAPSE), collapsible),
+    "pageout": Case(CLEAR, lambda memory: settle_lru(memory) or memory[3].advise(MADV_PAGEOUT), around=swap),
     "move-pages": Case(CLEAR, move, page=0),
     "uffd-wp": Case(
         PROTECTION_VMA, write_protect, still=lambda memory: not any(word & UFFD_WP_BIT for word in memory.pagemap())
@@ -162,8 +160,7 @@ SINCE = {"uffd-move": ">=6.8"}
 
 
 def param(name):
-    since = SINCE.get(name) or (">=6.4" if CASES[name].alone_locks else ">=6.1")
-    return pytest.param(name, marks=pytest.mark.needs(kernel=since))
+    return pytest.param(name, marks=pytest.mark.needs(kernel=SINCE.get(name, ">=6.1")))
 
 
 def attempt(mirror, span):
@@ -203,18 +200,12 @@ def look(case):
 
 
 @pytest.mark.contract("H-08")
-# Not those that lock the whole address space: what looks could not fault in anything of the interpreter meanwhile.
-@pytest.mark.parametrize("name", [param(name) for name in CASES if not CASES[name].alone_locks])
+@pytest.mark.parametrize("name", [param(name) for name in CASES])
 def test_the_device_loses_a_page_before_the_cpu_does(mirror, name):
     case = CASES[name]
 
     def run():
-        if case.alone_locks:
-            # Whatever of the interpreter a fork has left to be faulted in is there after a rehearsal: the collector
-            # writes to every object.
-            gc.collect()
-            gc.disable()
-            look(CASES["dontneed"])
+        fault_in()
         return look(case)
 
     with case.around():
@@ -259,9 +250,7 @@ def test_fork_is_announced_before_the_pages_are_shared(still):
     one = still(act)
     one.mirror.write(one.memory, 1)
     one.mirror2.write(one.memory, 1)
-    with open(f"/proc/{one.child.pid}/pagemap", "rb", buffering=0) as file:
-        words = memoryview(os.pread(file.fileno(), 8 * 16, one.memory.addr // PAGE * 8)).cast("Q")
-    pfns = [word & (1 << 55) - 1 for word in words]
+    pfns = frames(one.memory, one.child.pid)
     counts = mapcounts(pfns)
     assert counts == [1] * 16
     with one.mirror2.hold("invalidate", one.memory, events=(PROTECTION_PAGE,)) as held:
@@ -279,9 +268,7 @@ def test_the_end_of_a_process_is_announced_before_its_pages_are_freed(still):
     one = still(lambda mirror, memory: os._exit(0))
     one.mirror.write(one.memory, 1)
     one.mirror2.write(one.memory, 1)
-    with open(f"/proc/{one.child.pid}/pagemap", "rb", buffering=0) as file:
-        words = memoryview(os.pread(file.fileno(), 8 * 16, one.memory.addr // PAGE * 8)).cast("Q")
-    pfns = [word & (1 << 55) - 1 for word in words]
+    pfns = frames(one.memory, one.child.pid)
     with one.mirror2.hold("invalidate", events=(RELEASE,)) as held:
         one.start()
         assert held.wait().tid == one.child.pid

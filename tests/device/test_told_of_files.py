@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from facilities.disks import ext4
-from facilities.syscalls import punch, settle, syscall
+from facilities.machine import settle_lru
+from facilities.syscalls import punch, syscall
 from facilities.told import Mapped, entries, logs, reads_zero, refused, told
 from facilities.uprobes import BREAKPOINT, NOP, text, uprobe
 
@@ -207,7 +208,7 @@ class TestWriteBack:
             os.fsync(fd)
             some = Mapped(memory, [mirror, mirror2])
             some.access("read")
-            settle(memory.addr)
+            settle_lru(memory)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory[4:8].advise(MADV_PAGEOUT)
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2

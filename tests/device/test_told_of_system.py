@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from facilities.disks import swap
 from facilities.ksm import MADV_MERGEABLE, MADV_UNMERGEABLE, merging, wait_merged
-from facilities.machine import frames, kpageflags, mapcounts, setting, smaps, status, vmstat
+from facilities.machine import frames, kpageflags, mapcounts, setting, settle_lru, smaps, status, vmstat
 from facilities.poison import MADV_HWPOISON, MADV_SOFT_OFFLINE, mended, poisoned
-from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, settle, syscall
+from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, syscall
 from facilities.told import Mapped, alone, blank, covers, entries, logs, mapped, reads_zero, refused, same, stale, told
 
 from dmirror.events import CLEAR, PROTECTION_VMA
@@ -65,7 +65,7 @@ class TestReclaim:
     def test_a_page_that_goes_to_swap_is_announced(self, mirror, mirror2, access):
         with swap(), mapped("ram", access, [mirror, mirror2]) as some:
             memory = some.memory
-            settle(memory.addr)
+            settle_lru(memory)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory[4:8].advise(MADV_PAGEOUT)
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2
@@ -81,7 +81,7 @@ class TestReclaim:
         with swap(), mapped("ram", "write", [mirror, mirror2]) as some:
             for seed in (2, 3, 4):
                 mirror.write(some.memory, seed)
-                settle(some.memory.addr)
+                settle_lru(some.memory)
                 some.memory.advise(MADV_PAGEOUT)
                 assert some.entries() == [[], []]
                 assert frames(some.memory) == [None] * 16
@@ -93,7 +93,7 @@ class TestReclaim:
     def test_a_huge_page_that_is_reclaimed_is_announced(self, mirror, mirror2, access):
         with swap(), mapped("huge", access, [mirror, mirror2]) as some:
             memory = some.memory
-            settle(memory.addr)
+            settle_lru(memory)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory.advise(MADV_PAGEOUT)
                 assert some.entries() == [[], []]
@@ -107,7 +107,7 @@ class TestReclaim:
         with swap(), Region.memfd(16) as memory:
             some = Mapped(memory.fill(1), [mirror, mirror2])
             some.access(access)
-            settle(memory.addr)
+            settle_lru(memory)
             with logs(mirror, mirror2, buf=memory) as started:
                 memory[4:8].advise(MADV_PAGEOUT)
                 assert some.entries() == [[page for page in range(16) if page not in range(4, 8)]] * 2
@@ -120,9 +120,9 @@ class TestReclaim:
     @pytest.mark.contract("I-03")
     def test_a_clean_page_that_is_discarded_is_announced(self, mirror, mirror2):
         with mapped("ram", "write", [mirror, mirror2]) as some:
-            settle(some.memory.addr)
+            settle_lru(some.memory)
             some.memory.advise(MADV_FREE)
-            settle(some.memory.addr)
+            settle_lru(some.memory)
             some.access("read")
             with logs(mirror, mirror2, buf=some.memory) as started:
                 some.memory[4:8].advise(MADV_PAGEOUT)
@@ -429,7 +429,7 @@ class TestSplit:
         with mapped("huge", access, [mirror, mirror2]) as some:
             memory = some.memory
             assert {page.order for page in mirror.page_info(memory)} == {9}
-            settle(memory.addr)
+            settle_lru(memory)
             with logs(mirror, mirror2, buf=memory) as started:
                 split(memory)
                 assert some.entries() == [[], []]

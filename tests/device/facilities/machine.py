@@ -39,9 +39,11 @@ def vmstat_now(name):
 def settle_lru(span):
     """What processors have gathered to put on LRU lists, or to move there, goes there: it has references till then.
 
-    move_pages(2) does that before it looks at the first page (lru_cache_disable() in mm/migrate.c).
+    move_pages(2) does that before it looks at the first page (lru_cache_disable() in mm/migrate.c), which is to stay
+    where it is.
     """
-    move_pages([span.addr], 0)
+    (node,) = move_pages([span.addr], None)
+    move_pages([span.addr], max(node, 0))
 
 
 def kpageflags(pfn):
@@ -51,9 +53,9 @@ def kpageflags(pfn):
         return int.from_bytes(file.read(8), "little")
 
 
-def frames(span):
-    """Page frame numbers behind a span by /proc/self/pagemap, None where nothing is present."""
-    return [word & (1 << 55) - 1 if word >> 63 else None for word in span.pagemap()]
+def frames(span, pid="self"):
+    """Page frame numbers behind a span by /proc/PID/pagemap, None where nothing is present."""
+    return [word & (1 << 55) - 1 if word >> 63 else None for word in span.pagemap(pid)]
 
 
 def mincore(span):

@@ -98,12 +98,3 @@ def process_vm_write(pid: int, address: int, data: bytes) -> int:
 def punch(fd: int, offset: int, length: int) -> None:
     """Make a hole in a file (fallocate(2))."""
     syscall("fallocate", fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
-
-
-def settle(address: int) -> None:
-    """Have every processor put the pages it has just faulted in on the lists that reclaim takes them from.
-
-    Before move_pages(2) looks it does so for all pages. The one at the address is to stay where it is.
-    """
-    (node,) = move_pages([address], None)
-    move_pages([address], max(node, 0))
