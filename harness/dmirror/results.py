@@ -17,6 +17,22 @@ PASSED, FAILED, DEFECT, SKIPPED = "passed", "failed", "defect", "skipped"
 """`defect`: an expected failure, which says what the kernel does not keep."""
 
 
+CAUSES = ("assertion", "kernel", "crash", "hang", "timeout", "harness")
+"""Of a failure. The test itself failed; the kernel complained during it; its guest died; its guest said nothing any
+more; the test went on for too long; the harness, QEMU or the channel failed."""
+
+
+@dataclass
+class Complaint:
+    """Of the kernel, during a test or between it and the next."""
+
+    kind: str  # of dmirror.splats.KINDS
+    title: str
+    decoded: str  # its text with file:line and the source lines; the raw text where no symbols are at hand
+    raw: str
+    between: bool = False  # it came when the test was over, before the next
+
+
 @dataclass
 class Verdict:
     """How one test ended: its contracts, and the reason of a skip or of a known defect."""
@@ -25,6 +41,11 @@ class Verdict:
     contracts: list[str]
     reason: str = ""
     seconds: float = 0.0
+    cause: str = ""  # of CAUSES, where it failed
+    text: str = ""  # what pytest said of a failure
+    complaints: list[Complaint] = field(default_factory=list)
+    console: str = ""  # the guest's console log, relative to the run's folder
+    logs: list[dict[str, Any]] = field(default_factory=list)  # event logs, see dmirror.timeline
 
 
 @dataclass
