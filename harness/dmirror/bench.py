@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmirror import splats
 from dmirror.memory import HUGE_PAGES, PAGE, Region, Span
 from dmirror.mirror import Mirror
-from dmirror.plugin import kmsg, splat
+from dmirror.plugin import kmsg
 from dmirror.uapi import lib
 
 ROUNDS = 7
@@ -166,7 +167,7 @@ def main(argv: list[str]) -> None:
                 print(f"round {number} of {ROUNDS}: {module.stem}", file=sys.stderr, flush=True)
                 with _loaded(module):
                     _turn(module.stem, buffer, cells)
-                complaints[module.stem] += [found.title for found in splat.parse(log.new())]
+                complaints[module.stem] += [found.title for found in splats.complaints(log.new())]
             target.write_text(json.dumps({"rounds": number, "complaints": complaints, "cells": _listed(cells)}))
 
 

@@ -12,7 +12,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dmirror.plugin import kmsg, splat
+from dmirror import splats
+from dmirror.plugin import kmsg
 
 _CASE = re.compile(r"^(ok|not ok) \d+\b")
 # A case says why it is skipped in a line of its own; the harness of 6.1 then counts it as passed.
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
             for line in process.stdout:
                 print(line, end="", flush=True)
                 tap.read(line)
-        complaints = splat.parse(log.new())
+        complaints = splats.complaints(log.new())
     verdicts = tap.verdicts
     for complaint in complaints:
         print(complaint)

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -16,51 +13,13 @@ from _pytest.runner import runtestprotocol
 
 from dmirror.plugin.kmsg import LogReader
 from dmirror.plugin.options import is_device_test
-from dmirror.vm.console import MODULES_FOLLOW, TEST_STARTS
+from dmirror.splats import TEST_STARTS, Splat, complaints
+from dmirror.vm.console import MODULES_FOLLOW
 
 _KMSG = Path("/dev/kmsg")
 _TAINTED = Path("/proc/sys/kernel/tainted")
 # Documentation/admin-guide/clearing-warn-once.rst
 _CLEAR_WARN_ONCE = Path("/sys/kernel/debug/clear_warn_once")
-
-# What a complaint begins with, and the line that ends its text. Inside one, further beginnings belong to it:
-# an oops has three. None: the complaint is that one line.
-_END_TRACE = r"---\[ end (trace|Kernel panic)"
-_BACKTRACE = r"^ *</TASK>|---\[ end trace"
-_RULE = r"^={20,}$"
-_BEGINNINGS = tuple(
-    (re.compile(begins), None if ends is None else re.compile(ends))
-    for begins, ends in (
-        (r"-+\[ cut here \]-+", _END_TRACE),
-        (r"BUG: K(A|C|M)SAN:|BUG: KFENCE:", _RULE),
-        (r"BUG: Bad rss-counter|BUG: non-zero pgtables_bytes|BUG: Bad page cache", None),
-        (r"BUG: Bad page|BUG: Bad rss|BUG: sleeping function|BUG: scheduling while atomic", _BACKTRACE),
-        (r"BUG: spinlock|BUG: workqueue (lockup|leaked)|BUG: soft lockup", _BACKTRACE),
-        (r"WARNING: (possible|suspicious|bad unlock|inconsistent|held lock|Nested|lock held)", _BACKTRACE),
-        (r"(BUG|INFO): .*(lock held|held lock|lockdep|key .* not in)", _BACKTRACE),
-        (r"INFO: (rcu|task .* blocked for more than|NMI|trying to register)|rcu: INFO:", _BACKTRACE),
-        (r"UBSAN:", _END_TRACE),
-        (
-            r"BUG: |kernel BUG at|WARNING: |Oops:|Oops -|general protection fault|[Ii]nternal error:",
-            _END_TRACE,
-        ),
-        (r"[Uu]nable to handle (kernel|page fault)|invalid opcode:|stack segment:|double fault:", _END_TRACE),
-        (r"Kernel panic|Kernel stack is corrupted|kernel stack overflow", _END_TRACE),
-        (
-            r"(list_add|list_del|slab|cache_from_obj).*corruption|refcount_t: |percpu ref.*(<= 0|underflow)",
-            None,
-        ),
-        (
-            r"kmemleak: \d+ new suspected|ODEBUG: |trying to (free|unmap) |page dumped because",
-            None,
-        ),
-        (r"unreferenced object 0x|sysfs: cannot create duplicate|kobject: .*tried to init", None),
-    )
-)
-# Ends a text that lacks its own end, so that it does not swallow the rest of the log.
-_LONGEST = 250
-# What follows the lines in which a complaint says what it is about.
-_DETAILS = re.compile(r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RIP: ")
 
 # Bits of /proc/sys/kernel/tainted that a complaint sets; an out-of-tree module (12) and a missing signature
 # (13) do not.
@@ -71,52 +30,6 @@ _TAINTS = {
     9: "warning",
     14: "soft lockup",
 }
-
-
-@dataclass
-class Splat:
-    """One complaint of the kernel."""
-
-    lines: list[str] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        named = [line for line in self.lines if "cut here" not in line and not re.fullmatch(_RULE, line)]
-        return named[0].strip() if named else self.lines[0]
-
-    @property
-    def head(self) -> str:
-        """What it is about, without registers and stacks."""
-        return "\n".join(takewhile(lambda line: not _DETAILS.match(line), self.lines))
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
-
-
-def parse(lines: Iterable[str]) -> list[Splat]:
-    """The complaints in a piece of kernel log: messages in order, without prefixes of time."""
-    found: list[Splat] = []
-    ends: re.Pattern[str] | None = None
-    titled = False
-    previous = ""
-    for line in lines:
-        begins = next((end for begin, end in _BEGINNINGS if begin.search(line)), ...)
-        if ends is not None:
-            if line.startswith(TEST_STARTS) or len(found[-1].lines) >= _LONGEST:
-                ends = None
-            else:
-                found[-1].lines.append(line)
-                if begins is not ... and begins is not None and not titled:
-                    # "cut here" opens for many kinds; the next beginning knows the kind, and its end.
-                    ends, titled = begins, True
-                elif ends.search(line):
-                    ends = None
-                continue
-        if begins is not ...:
-            found.append(Splat([previous, line] if re.fullmatch(_RULE, previous) else [line]))
-            ends, titled = begins, "cut here" not in line
-        previous = line
-    return found
 
 
 class KernelLog:
@@ -147,13 +60,13 @@ class KernelLog:
         if expected:
             self._warn_again()
         self._say(f"{TEST_STARTS}{item.nodeid}")
-        before = self._unclaimed + parse(self._new())
+        before = self._unclaimed + complaints(self._new())
         self._unclaimed = []
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         # A message without a newline cannot be read until the next one has begun.
         self._say("dmirror-test ended", level=7)
-        _amend(reports, before, parse(self._new()), self._new_taints(), expected)
+        _amend(reports, before, complaints(self._new()), self._new_taints(), expected)
         for report in reports:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -163,7 +76,7 @@ class KernelLog:
         """Complaints of the modules' loading. What the kernel said before is not about the driver."""
         messages = self._new()
         marks = [i for i, message in enumerate(messages) if MODULES_FOLLOW in message]
-        return parse(messages[marks[-1] :]) if marks else []
+        return complaints(messages[marks[-1] :]) if marks else []
 
     def _say(self, message: str, *, level: int = 5) -> None:
         if self._writer is not None:

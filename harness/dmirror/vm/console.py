@@ -6,10 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-LOG = "console.log"
+from dmirror.splats import TEST_STARTS
 
-# What plugin/splat.py writes to the kernel log when a test starts.
-TEST_STARTS = "dmirror-test: "
+LOG = "console.log"
 
 # What guest-init.sh writes to it before it loads the modules.
 MODULES_FOLLOW = "guest-init: loading modules"

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How the kernel writes each sort of complaint, and what one says in a line.
+
+Sources: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c, mm/kasan/report.c, kernel/kcsan/report.c, lib/ubsan.c,
+kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog.c, mm/slub.c, mm/oom_kill.c.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+
+class Form(NamedTuple):
+    """How one sort of complaint is written."""
+
+    kind: str
+    begins: re.Pattern[str]
+    ends: re.Pattern[str] | None = None  # its last line; None: it is one line
+    alone: bool = True  # begins a complaint also within another one's text, to which it cannot belong
+    goes_on: re.Pattern[str] | None = None  # what still belongs to it after its end
+
+
+_TRACE = re.compile(r"---\[ end (trace|Kernel panic)")
+STACK = re.compile(r"^ *</TASK>|---\[ end trace")
+RULE = re.compile(r"^={20,}$")
+PANICKED = re.compile(r"---\[ end Kernel panic")
+_DUMPED = re.compile(r"page dumped because")
+_KILLED = re.compile(r"[Oo]ut of memory.*: Kill(ed)? process|no killable processes")
+# Registers again, stacks of other processors, repairs, locks.
+_REGISTERS = re.compile(r"^(RIP|RSP|Code|CS|FS|GS|CR2|DR\d|R[A-Z0-9]{2}): |^note: .* exited with|^Modules linked in:")
+OTHERS = re.compile(r"^Sending NMI|^\s*$|^Showing all locks held|^INFO: task .* blocked on ")
+_REPAIRS = re.compile(r"^FIX |^---\[ end trace")
+_LOCKS = re.compile(r"^\s*#\d+: |^-{5,}$|^\d+\.\d+\.\d+\S* #|leaving the kernel|locks? held by")
+_INDENTED = re.compile(r"^\s+\S")
+_REAPED = re.compile(r"^oom_reaper: ")
+
+
+def _forms(kind: str, *begins: str, **how: Any) -> tuple[Form, ...]:
+    return tuple(Form(kind, re.compile(text), **how) for text in begins)
+
+
+(CUT,) = _forms("WARNING", r"-+\[ cut here \]-+", ends=_TRACE)
+(PANIC,) = _forms("panic", r"(?<!end )Kernel panic - not syncing", ends=PANICKED)
+(DUMP,) = _forms("bad page state", r"^page: ?(\S+ )?refcount:", ends=_DUMPED, alone=False)
+# The first that matches a line says what it is.
+FORMS = (
+    CUT,
+    *_forms("KASAN", r"BUG: KASAN:", ends=RULE),
+    *_forms("KCSAN", r"BUG: KCSAN:", ends=RULE),
+    *_forms("KMSAN", r"BUG: KMSAN:", ends=RULE),
+    *_forms("KFENCE", r"BUG: KFENCE:", ends=RULE),
+    *_forms("bad rss-counter", r"BUG: Bad rss-counter|BUG: non-zero pgtables_bytes"),
+    *_forms("bad page state", r"BUG: Bad page (state|map): \d+ messages suppressed|BUG: Bad page cache"),
+    *_forms("bad page state", r"BUG: Bad page state", ends=STACK),
+    *_forms("bad page map", r"BUG: Bad (page map|rss)", ends=STACK),
+    *_forms("soft lockup", r"BUG: soft lockup|BUG: workqueue lockup|[Hh]ard LOCKUP on cpu", ends=STACK, goes_on=OTHERS),
+    *_forms("lockdep", r"WARNING: lock held when returning to user", goes_on=_LOCKS),
+    *_forms(
+        "lockdep",
+        r"BUG: (sleeping function|scheduling (while atomic|in a non-blocking)|assuming )",
+        r"WARNING: (possible |suspicious RCU|bad (unlock|contention)|inconsistent lock|.* still has locks held)",
+        r"WARNING: (held lock freed|Nested lock|chain_key|\S+-safe -> \S+-unsafe)",
+        r"\[ BUG: Invalid wait context \]|\[ BUG: .*locks? ",
+        r"BUG: (MAX_LOCK|MAXSTACK_TRACE|key \S+ (has )?not|looking up invalid subclass)",
+        r"INFO: trying to register|BUG: workqueue leaked",
+        ends=STACK,
+    ),
+    *_forms("RCU stall", r"INFO: rcu\S* (self-)?detected.*stall", ends=STACK, goes_on=OTHERS),
+    *_forms("hung task", r"INFO: task \S.* blocked .*more than \d+ seconds", ends=STACK, goes_on=OTHERS),
+    *_forms("stack overflow", r"BUG: .*stack guard page was hit", ends=_TRACE, goes_on=_REGISTERS),
+    *_forms("GPF", r"general protection fault", ends=_TRACE, goes_on=_REGISTERS),
+    *_forms(
+        "oops", r"BUG: kernel NULL pointer|BUG: unable to handle|^Unable to handle", ends=_TRACE, goes_on=_REGISTERS
+    ),
+    *_forms(
+        "oops",
+        r"(divide error|invalid opcode|stack segment|double fault|int3): ",
+        r"Oops:|Oops -|[Ii]nternal error:|[Uu]nable to handle page fault",
+        ends=_TRACE,
+        goes_on=_REGISTERS,
+        alone=False,
+    ),
+    *_forms("list corruption", r"list_(add|del)(_\w+)? corruption", alone=False),
+    *_forms("slab corruption", r"^BUG \S+ \(.*\): ", ends=STACK, goes_on=_REPAIRS),
+    *_forms("slab corruption", r"(slab|cache_from_obj).*corruption|Wrong slab cache", alone=False),
+    *_forms("refcount", r"refcount_t: ", alone=False),
+    *_forms("percpu ref", r"percpu.ref.*(<= 0|underflow)", alone=False),
+    *_forms("ODEBUG", r"ODEBUG: (?!selftest passed|Out of memory)", alone=False),
+    *_forms("UBSAN", r"UBSAN: ", ends=_TRACE, alone=False),
+    *_forms("OOM", r"invoked oom-killer", ends=_KILLED, goes_on=_REAPED),
+    *_forms("kmemleak", r"kmemleak: \d+ new suspected"),
+    *_forms("kmemleak", r"^unreferenced object 0x", goes_on=_INDENTED),
+    PANIC,
+    *_forms("stack overflow", r"Kernel stack is corrupted|corrupted stack end|kernel stack overflow", ends=_TRACE),
+    *_forms("BUG", r"kernel BUG at|BUG: ", ends=_TRACE, alone=False, goes_on=_REGISTERS),
+    *_forms("WARNING", r"WARNING: ", ends=_TRACE, alone=False),
+    *_forms("WARNING", r"INFO: NMI handler|sysfs: cannot create duplicate|kobject: .*tried to init", alone=False),
+    *_forms("WARNING", r"[Tt]rying to (v?free\(?\)?|unmap) ", alone=False),
+    DUMP,
+    *_forms("bad page state", r"page dumped because", alone=False),
+)
+# One search instead of forty for the many lines that are no beginning of anything.
+_ANY = re.compile("|".join(f"(?:{form.begins.pattern})" for form in FORMS))
+# What stands in the text of a WARNING or BUG and says more than that.
+_FINER = (
+    *(form for form in FORMS if form.kind in ("list corruption", "refcount", "percpu ref", "ODEBUG", "UBSAN")),
+    *_forms("slab corruption", r"cache_from_obj|[Ss]lab cache"),
+    *_forms("lockdep", r"DEBUG_LOCKS_WARN_ON"),
+)
+
+# The kernel's own lines have at most 1,024 characters (LOG_LINE_MAX).
+WIDEST = 1100
+# What follows the lines in which a complaint says what it is about.
+_DETAILS = re.compile(r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RIP: ")
+
+_SITE = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?(\S+:\d+) (?:at )?([^\s+]+)\+0x")
+_FUNCTION = re.compile(r"^(?:RIP: [0-9a-f]+:|pc : )([^\s+]+\+0x\S+)")
+_BY_KASAN = re.compile(r"KASAN: (\S+) in range \S+")
+_USAGE = re.compile(r"^(\S+:\d+) .*usage!")
+_WHY_DUMPED = re.compile(r"^page dumped because: (.*)")
+_KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
+
+
+def form(line: str) -> Form | None:
+    """The form that a line begins, or names within one that has begun."""
+    short = line[:WIDEST]
+    return next(each for each in FORMS if each.begins.search(short)) if _ANY.search(short) else None
+
+
+def head(lines: Iterable[str]) -> list[str]:
+    """The lines before registers and stacks."""
+    return [*takewhile(lambda line: not _DETAILS.match(line), lines)]
+
+
+def said(lines: tuple[str, ...], name: int, kind: str) -> tuple[str, str]:
+    """Kind and title of a complaint that has been found to be of a kind by the line `name`; -1 if by none."""
+    lines = tuple(line[:WIDEST] for line in lines)
+    if name < 0:
+        name = next((at for at, line in enumerate(lines) if not CUT.begins.search(line)), 0)
+    line = lines[name].strip()
+    function = _first(_FUNCTION, lines)
+    where = f" in {function.group(1)}" if function else ""
+    if kind in ("WARNING", "BUG"):
+        finer = _finer(head(lines))
+        if finer is not None:
+            return finer
+        if kind == "WARNING":
+            return kind, _warning(line, lines)
+        return kind, _plain(line) + where
+    if kind in ("oops", "GPF", "stack overflow", "soft lockup"):
+        by_kasan = _first(_BY_KASAN, lines[:20])
+        if by_kasan is None:
+            return kind, _plain(line) + where
+        # KASAN's inline checks fault in the shadow of what is dereferenced.
+        return "oops" if by_kasan.group(1) == "null-ptr-deref" else kind, by_kasan.group() + where
+    return kind, _detailed(kind, _plain(line), lines)
+
+
+def _finer(lines: list[str]) -> tuple[str, str] | None:
+    return next(((each.kind, _plain(line)) for each in _FINER for line in lines if each.begins.search(line)), None)
+
+
+def _warning(line: str, lines: tuple[str, ...]) -> str:
+    site = _SITE.search(line)
+    if site is None:
+        return line
+    # WARN()'s own words stand before or after its place.
+    words = [word.strip() for word in head(lines) if not CUT.begins.search(word) and word.strip() not in (line, "")]
+    return f"WARNING: {site.group(1)} at {site.group(2)}" + (f": {words[0]}" if words else "")
+
+
+def _detailed(kind: str, title: str, lines: tuple[str, ...]) -> str:
+    if kind == "lockdep":
+        usage = _first(_USAGE, lines)
+        title = re.sub(r" detected!?$|!$|^\[ | \]$", "", title)
+        return f"{title}: {usage.group(1)}" if usage and "RCU" in title else title
+    if kind == "bad page state":
+        why = _first(_WHY_DUMPED, lines)
+        return f"{title}: {why.group(1)}" if why and why.group() != title else title
+    if kind == "bad rss-counter":
+        return re.sub(r" mm:\S+", "", title)
+    if kind == "OOM":
+        ended = _first(_KILLED_OR_NONE, lines)
+        return ended.group() if ended else title
+    return title
+
+
+def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | None:
+    return next((found for found in map(pattern.search, lines) if found), None)
+
+
+def _plain(line: str) -> str:
+    """Without the words that every complaint of a kind begins with."""
+    return re.sub(r"^.{0,40}?\b(?:BUG|WARNING|INFO): ", "", line.strip())

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What in a kernel log is a complaint: where it begins and ends, of which kind it is, what it says in one line.
+
+Pure: no device and no file but qemu/harmless.toml.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from dmirror import splatforms
+from dmirror.paths import QEMU
+from dmirror.splatforms import CUT, DUMP, OTHERS, PANIC, PANICKED, RULE, STACK, Form
+
+KINDS = (
+    "WARNING",
+    "BUG",
+    "oops",
+    "GPF",
+    "KASAN",
+    "KCSAN",
+    "KMSAN",
+    "KFENCE",
+    "UBSAN",
+    "lockdep",
+    "RCU stall",
+    "hung task",
+    "soft lockup",
+    "bad page state",
+    "bad page map",
+    "bad rss-counter",
+    "refcount",
+    "percpu ref",
+    "list corruption",
+    "slab corruption",
+    "stack overflow",
+    "ODEBUG",
+    "kmemleak",
+    "OOM",
+    "panic",
+)
+"""Of complaints. `lockdep` has all that is wrong with locks and contexts, sleeping in atomic context among it."""
+
+TEST_STARTS = "dmirror-test: "
+"""Begins the message that plugin/splat.py writes when a test starts. No complaint goes on beyond it."""
+
+
+class Message(str):
+    """A message of the kernel log, and who said it: "T92" or "C1" where the kernel has PRINTK_CALLER, else ""."""
+
+    __slots__ = ("caller",)
+    caller: str
+
+    def __new__(cls, text: str, caller: str = "") -> Message:
+        message = super().__new__(cls, text)
+        message.caller = caller
+        return message
+
+
+@dataclass(frozen=True)
+class Splat:
+    """One complaint of the kernel."""
+
+    kind: str  # of KINDS
+    title: str  # in one line what it says
+    lines: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        """What it is about, without registers and stacks."""
+        return "\n".join(splatforms.head(self.lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+# A text that lacks its own end does not swallow the rest of the log, and a log full of beginnings does not grow.
+_LONGEST = 250
+_MOST_AT_ONCE = 8
+
+_BACKTRACE = re.compile(r"^NMI backtrace for (?!.*skipped)")
+# A panic for these reasons is the end of the complaint before it.
+_CONSEQUENCE = re.compile(
+    r"not syncing: (Fatal exception|Fatal hardware|.*panic_on_|hung_task:|softlockup:|RCU Stall|kernel stack overflow"
+    r"|System is deadlocked on memory|Out of memory|Attempted to kill init|Hard LOCKUP)"
+)
+
+_PREFIX = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *([TC]\d+)[^\]]*\])? ?|^<\d+>(?:\[ *([TC]\d+)\] ?)?")
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def messages(console: str) -> list[str]:
+    """The messages of a console log, without terminal escapes, level, time and caller; parse() still knows that."""
+    found: list[str] = []
+    for line in console.split("\n"):
+        text = _ESCAPES.sub("", line)
+        prefix = _PREFIX.match(text)
+        if prefix is None:
+            found.append(Message(text))
+        else:
+            found.append(Message(text[prefix.end() :], prefix.group(1) or prefix.group(2) or ""))
+    return found
+
+
+def parse(messages: Iterable[str]) -> list[Splat]:
+    """The complaints in a piece of kernel log, in the order in which they begin: messages without prefixes of time.
+
+    Every line of a complaint is in one of them at least. One that is cut off by the end of the log is one, too.
+    """
+    reader = _Reader()
+    for message in messages:
+        caller = message.caller if isinstance(message, Message) else ""
+        for line in message.split("\n"):
+            reader.read(line, caller)
+    return [text.splat() for text in reader.found]
+
+
+@dataclass(frozen=True)
+class _Harmless:
+    """An entry of qemu/harmless.toml."""
+
+    regex: re.Pattern[str]  # found in the head
+    kinds: tuple[str, ...]  # none: of any kind
+    unless: re.Pattern[str] | None  # found anywhere in it
+    reason: str
+
+
+@cache
+def _harmless() -> tuple[_Harmless, ...]:
+    with (QEMU / "harmless.toml").open("rb") as file:
+        entries = tomllib.load(file)["line"]
+    return tuple(
+        _Harmless(
+            re.compile(entry["regex"]),
+            tuple(entry.get("kinds", ())),
+            re.compile(entry["unless"]) if "unless" in entry else None,
+            entry["reason"],
+        )
+        for entry in entries
+    )
+
+
+def harmless(splat: Splat) -> str | None:
+    """Why that complaint is none to us, as qemu/harmless.toml has it; None where it is one."""
+    text = str(splat)
+    return next(
+        (
+            each.reason
+            for each in _harmless()
+            if (not each.kinds or splat.kind in each.kinds)
+            and each.regex.search(splat.head)
+            and not (each.unless and each.unless.search(text))
+        ),
+        None,
+    )
+
+
+def complaints(messages: Iterable[str]) -> list[Splat]:
+    """What parse() finds, without what is harmless."""
+    return [splat for splat in parse(messages) if harmless(splat) is None]
+
+
+@dataclass
+class _Text:
+    """A complaint while it is read."""
+
+    form: Form
+    ends: re.Pattern[str] | None
+    lines: list[str]
+    name: int  # of these the one that says what it is
+    own: int | None = None  # where another began within it
+    over: bool = False
+
+    def splat(self) -> Splat:
+        lines = tuple(self.lines)
+        own = lines if self.name >= (self.own or len(lines)) else lines[: self.own]
+        kind, title = splatforms.said(own, self.name, self.form.kind)
+        return Splat(kind, title, lines)
+
+
+@dataclass
+class _Group:
+    """Complaints that began within one another. Two processors that speak at once cannot be told apart without
+    PRINTK_CALLER: each complaint gets every line until all of them have ended."""
+
+    texts: list[_Text]
+    live: bool = True  # the line before was part of it
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.found: list[_Text] = []
+        self._groups: dict[str, _Group] = {}  # by caller
+        self._newest: _Group | None = None  # of all callers
+        self._before: dict[str, str] = {}  # the line before, by caller
+
+    def read(self, line: str, caller: str) -> None:
+        if line.startswith(TEST_STARTS):
+            self._groups.clear()
+            self._before.clear()
+            self._newest = None
+            return
+        short = line[: splatforms.WIDEST]
+        form = splatforms.form(short)
+        group = self._groups.get(caller)
+        if group is not None and group.live:
+            group.live = _goes_on(group, form, short)
+        if group is not None and group.live:
+            self._within(group, form, line, short)
+        elif form is PANIC and _CONSEQUENCE.search(short) and (group or self._newest):
+            self._again(group or self._newest, PANICKED, line, short, caller)
+        elif _BACKTRACE.search(short) and self._newest and self._newest.texts[-1].form.goes_on is OTHERS:
+            self._again(self._newest, STACK, line, short, caller)
+        elif form is not None:
+            self._newest = self._groups[caller] = _Group([])
+            self._begin(self._newest, form, self._before.get(caller, ""))
+            self._append(self._newest, line, short)
+        self._before[caller] = line
+
+    def _again(self, group: _Group | None, ends: re.Pattern[str] | None, line: str, short: str, caller: str) -> None:
+        assert group is not None
+        group.live = True
+        group.texts[-1].ends, group.texts[-1].over = ends, False
+        self._groups[caller] = group
+        self._append(group, line, short)
+
+    def _begin(self, group: _Group, form: Form, before: str) -> None:
+        for text in group.texts:
+            text.own = len(text.lines) if text.own is None else text.own
+        lines = [before] if RULE.search(before) else []
+        text = _Text(form, form.ends, lines, -1 if form is CUT else len(lines))
+        text.over = form.ends is None
+        self.found.append(text)
+        group.texts = [*group.texts[1 - _MOST_AT_ONCE :], text]
+
+    def _within(self, group: _Group, form: Form | None, line: str, short: str) -> None:
+        newest = group.texts[-1]
+        unnamed = next((text for text in group.texts if text.name < 0), None)
+        if form is None:
+            pass
+        elif form is PANIC and _CONSEQUENCE.search(short):
+            newest.ends, newest.over = form.ends, False
+        elif form is CUT and newest.form is DUMP:
+            newest.form, newest.ends, newest.name, newest.over = form, form.ends, -1, False
+        elif form.alone and not (form is CUT and newest.form.kind == "slab corruption"):
+            self._begin(group, form, newest.lines[-1])
+        elif unnamed is not None:
+            unnamed.name = len(unnamed.lines)
+            unnamed.form = form
+        self._append(group, line, short)
+
+    def _append(self, group: _Group, line: str, short: str) -> None:
+        for text in group.texts:
+            text.lines.append(line)
+        ended = next((text for text in group.texts if not text.over and text.ends and text.ends.search(short)), None)
+        if ended is not None:
+            ended.over = True
+
+
+def _goes_on(group: _Group, form: Form | None, short: str) -> bool:
+    newest = group.texts[-1]
+    if len(newest.lines) >= _LONGEST:
+        return False
+    if not all(text.over for text in group.texts):
+        return True
+    if form is CUT and newest.form is DUMP:
+        return True
+    if form is not None and form.alone:
+        return False
+    return newest.form.goes_on is not None and newest.form.goes_on.search(short) is not None
