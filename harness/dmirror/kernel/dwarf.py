@@ -21,6 +21,7 @@ from elftools.dwarf.ranges import BaseAddressEntry
 from dmirror.kernel import image
 from dmirror.kernel.image import Image
 
+_ASSEMBLY = 0x8001  # DW_LANG_Mips_Assembler, which is said of any machine's
 _ORIGINS = ("DW_AT_abstract_origin", "DW_AT_specification")
 
 
@@ -36,11 +37,11 @@ class Place:
 class Symbols:
     """Of one ELF file, vmlinux or a .ko. Read when first asked; each compile unit when first needed."""
 
-    def __init__(self, path: Path, source: Path) -> None:
-        """`source` is the folder that names of files are made relative to, and that lines are read from."""
-        self.source = source
+    def __init__(self, path: Path, *sources: Path) -> None:
+        """`sources` are the folders that names of files are made relative to, and that lines are read from."""
         self.trouble = ""  # why nothing is known, in words; empty while all is well
         self._path = path
+        self._sources = [str(place) for folder in sources for place in dict.fromkeys((folder, folder.resolve()))]
         self._units: dict[int, _Unit] = {}
         self._full: dict[str, str] = {}  # path as in DWARF, by Place.file
 
@@ -67,8 +68,8 @@ class Symbols:
 
     def code(self, place: Place) -> str:
         """The line's text, or nothing where the file is not at hand."""
-        candidates = (os.path.join(self.source, place.file), self._full.get(place.file, ""))
-        return next(filter(None, (linecache.getline(path, place.line).strip() for path in candidates)), "")
+        paths = [self._full.get(place.file, ""), *(os.path.join(folder, place.file) for folder in self._sources)]
+        return next(filter(None, (linecache.getline(path, place.line).strip() for path in paths)), "")
 
     @cached_property
     def _image(self) -> Image | None:
@@ -95,15 +96,16 @@ class Symbols:
         for die in reversed(_chain(unit, address)):
             places.append(Place(_name(die) or symbol, self._shown(unit.file(file), unit.folder), line))
             file, line = _number(die, "DW_AT_call_file"), _number(die, "DW_AT_call_line")
-        return places or [Place(symbol, self._shown(unit.file(file), unit.folder), line)]
+        if not places and unit.assembly:  # code without a DIE; in C it is but padding after a function
+            places.append(Place(symbol, self._shown(unit.file(file), unit.folder), line))
+        return places
 
     def _shown(self, path: str, built: str) -> str:
         full = os.path.normpath(os.path.join(built, path))
-        for folder in (str(self.source), str(self.source.resolve()), built):
-            if folder and full.startswith(f"{folder}/"):
-                self._full[full[len(folder) + 1 :]] = full
-                return full[len(folder) + 1 :]
-        return full
+        folder = next((folder for folder in (*self._sources, built) if full.startswith(f"{folder}/")), "")
+        shown = full[len(folder) + 1 :] if folder else full
+        self._full[shown] = full
+        return shown
 
     def _unit(self, address: int) -> _Unit | None:
         assert self._image is not None and self._image.dwarf is not None
@@ -132,6 +134,7 @@ class Symbols:
 class _Unit:
     """What is needed of a compile unit."""
 
+    assembly: bool
     folder: str  # that the compiler ran in
     functions: list[tuple[range, DIE]]
     files: list[str]  # by number
@@ -149,13 +152,14 @@ class _Unit:
 def _read_unit(unit: CompileUnit) -> _Unit:
     dwarf: DWARFInfo = unit.dwarfinfo
     top = unit.get_top_DIE()
+    assembly = _number(top, "DW_AT_language") == _ASSEMBLY
     folder = _text(top, "DW_AT_comp_dir")
     functions = [(span, die) for die in top.iter_children() if die.tag == "DW_TAG_subprogram" for span in _ranges(die)]
     program = dwarf.line_program_for_CU(unit)
     if program is None:
-        return _Unit(folder, functions, [], [], [])
+        return _Unit(assembly, folder, functions, [], [], [])
     rows = sorted(_rows(program), key=lambda row: (row[0], row[1] is not None))
-    return _Unit(folder, functions, _files(program), [row[0] for row in rows], [row[1] for row in rows])
+    return _Unit(assembly, folder, functions, _files(program), [row[0] for row in rows], [row[1] for row in rows])
 
 
 def _rows(program: LineProgram) -> Iterator[tuple[int, tuple[int, int] | None]]:
