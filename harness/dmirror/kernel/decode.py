@@ -10,7 +10,7 @@ from dmirror.kernel.dwarf import Symbols
 
 # As %pS and %pB print it; the kernel marks what merely lies on a stack with a question mark.
 _SYMBOL = re.compile(
-    r"(?P<guess>\? )?\b(?P<function>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]{1,8})(?:/0x(?P<size>[0-9a-f]{1,8}))?"
+    r"(?P<guess>\? )?\b(?P<function>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]{1,8})\b(?:/0x(?P<size>[0-9a-f]{1,8})\b)?"
     r"(?: \[(?P<module>\w+)(?: [0-9a-f]+)?\])?"
 )
 _EXACT = re.compile(r"\b(?:RIP|WARNING|pc ?):")  # before the address of an instruction; any other one is returned to

@@ -20,7 +20,7 @@ _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: st_name, st_info, st_other, st_
 _RELA = struct.Struct("<QQq")  # Elf64_Rela: r_offset, r_info, r_addend
 _WIDTHS = {1: struct.Struct("<Q"), 10: struct.Struct("<I"), 11: struct.Struct("<I")}  # R_X86_64_64, _32, _32S
 _IGNORED = (".L", "$", "__kcfi_typeid_", "__crc_", "__kstrtab")  # scripts/mksysmap, is_mapping_symbol()
-_FIRST = 1 << 20  # where the first section of a .ko is put: away from 0, which in DWARF also means "left out"
+_FIRST = 1 << 20  # where the first section of a .ko is put: in DWARF 4 an empty range at 0 ends a list
 
 
 @dataclass(frozen=True)
