@@ -31,8 +31,12 @@ _ONE = """\
 #include "one.h"
 static inline __attribute__((always_inline)) void middle(int n)
 {
-	if (n)
-		deep(n);	// M(middle)
+	if (n) {
+		int tripled = n * 3;
+
+		callee(tripled);
+		deep(tripled);	// M(middle)
+	}
 }
 noinline void outer(int n)
 {
@@ -106,6 +110,9 @@ _ASSEMBLY = """\
 local_label:
 	nop
 	ud2			# M(assembly)
+	.section .text.next, "ax"
+next_label:
+	ud2			# M(next)
 """
 _FLAGS = ("-O2", "-mcmodel=kernel", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-asynchronous-unwind-tables")
 
@@ -251,6 +258,11 @@ def test_a_function_of_another_size_is_not_the_one_that_ran(program: Built) -> N
     assert program.symbols.places("outer", program.mark("outer"), 0x12340, returns=False) == []
 
 
+def test_the_size_of_a_sections_last_function_is_for_the_kernel_to_know(module: Built) -> None:
+    assert module.symbols.places("toy_init", module.mark("toy_init"), 0x12340, returns=False)[0] == _DEEP
+    assert module.symbols.places("toy_call", module.mark("toy_call"), 0x12340, returns=False) == []
+
+
 def test_the_cold_part_of_a_function_has_its_name(program: Built) -> None:
     assert program.at_mark("mostly.cold") == [Place("mostly", "one.c", _line(_ONE, "cold"))]
 
@@ -270,8 +282,9 @@ def test_without_an_index_of_addresses_the_units_are_searched(sources: Sources, 
 
 
 def test_assembly_has_lines_too(program: Built) -> None:
-    expected = [Place("local_label", "entry.S", _line(_ASSEMBLY, "assembly"))]
-    assert program.symbols.places("local_label", 1, None, returns=False) == expected
+    for label, offset, marker in (("local_label", 1, "assembly"), ("next_label", 0, "next")):
+        expected = [Place(label, "entry.S", _line(_ASSEMBLY, marker))]
+        assert program.symbols.places(label, offset, None, returns=False) == expected
 
 
 def test_padding_behind_a_function_is_no_line_of_it(program: Built) -> None:
@@ -323,7 +336,7 @@ def test_below_a_line_of_a_log_stand_its_places_and_their_code(program: Built) -
         f"    one.h:{_DEEP.line}  in deep (inlined)",
         f"      {_DEEP.line}: mark();\t\t\t// M(deep)",
         f"    one.c:{middle}  in middle (inlined)",
-        f"      {middle}: deep(n);\t// M(middle)",
+        f"      {middle}: deep(tripled);\t// M(middle)",
         f"    one.c:{outer}  in outer",
         f"      {outer}: middle(n);\t\t// M(outer)",
     ]

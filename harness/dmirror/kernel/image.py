@@ -19,7 +19,7 @@ from elftools.elf.sections import SymbolTableSection
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: st_name, st_info, st_other, st_shndx, st_value, st_size
 _RELA = struct.Struct("<QQq")  # Elf64_Rela: r_offset, r_info, r_addend
 _WIDTHS = {1: struct.Struct("<Q"), 10: struct.Struct("<I"), 11: struct.Struct("<I")}  # R_X86_64_64, _32, _32S
-_IGNORED = (".L", "$", "__kcfi_typeid_", "__crc_", "__kstrtab")  # scripts/mksysmap, is_mapping_symbol()
+_IGNORED = (".L", "$")  # by scripts/mksysmap for vmlinux, by is_mapping_symbol() for modules
 _FIRST = 1 << 20  # where the first section of a .ko is put: in DWARF 4 an empty range at 0 ends a list
 
 
@@ -102,9 +102,9 @@ def _image(elf: ELFFile, bases: dict[int, int]) -> Image:
     if not isinstance(table, SymbolTableSection):
         raise ELFError("it has no symbols")
     names = table.stringtable.data()
-    for name_at, info, _, index, value, _ in _SYMBOL.iter_unpack(table.data()):
+    for name_at, _, _, index, value, _ in _SYMBOL.iter_unpack(table.data()):
         address = value + bases.get(index, 0)
-        if index not in code or address not in code[index] or info & 0xF > 2:  # neither NOTYPE, OBJECT nor FUNC
+        if index not in code or address not in code[index]:
             continue
         name = names[name_at : names.index(b"\0", name_at)].decode(errors="replace")
         if name and not name.startswith(_IGNORED):
