@@ -14,7 +14,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-PATIENCE = 30.0
+SLOWDOWN = float(os.environ.get("DMIRROR_SLOWDOWN", "1"))
+"""How much longer than usual this kernel may take (qemu/flavours.toml); the host says so."""
+
+PATIENCE = 30.0 * SLOWDOWN
 """Seconds to wait for a child: far more than any step takes, so that a kernel that hangs is a failure, not a hang."""
 
 

@@ -11,9 +11,12 @@ from dmirror.eventlog import EventLog
 from dmirror.holds import Hold
 from dmirror.inject import Injection
 from dmirror.memory import Data, Span
+from dmirror.process import PATIENCE
 from dmirror.uapi import ffi, lib
 from dmirror.vectors import CARRIED, Migration, PageInfo, Walk, Words
 from dmirror.watches import Watch
+
+_LIMIT = min(PATIENCE, 60.0)  # s; the driver takes no longer one
 
 SELECT = {
     "system": lib.DMIRROR_SELECT_SYSTEM,
@@ -61,7 +64,7 @@ class Steering:
         nth: int = 1,
         events: Sequence[str] = (),
         watch: Watch | None = None,
-        limit: float = 30.0,
+        limit: float = _LIMIT,
     ) -> Hold:
         """Hold the `nth` thread that passes `point` (holds.POINTS) with a range that overlaps `span`, for `limit` s.
 

@@ -86,7 +86,7 @@ def test_three_digits_count(value: float, text: str) -> None:
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Everything of the command but the guest, which writes `measured` if that is set, and ends with `ending`."""
     kernel = SimpleNamespace(
-        label="7.3.4", flavour="default", release="7.3.4", image=tmp_path / "bzImage", build=tmp_path
+        label="7.3.4", flavour="default", release="7.3.4", slowdown=1.0, image=tmp_path / "bzImage", build=tmp_path
     )
     guest = SimpleNamespace(build=tmp_path, measured=None, ending=0)
 

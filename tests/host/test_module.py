@@ -58,7 +58,7 @@ def kernel(tmp_path: Path, tree: Path) -> Kernel:
     (folder / ".config").write_text("\n".join([*options, "CONFIG_MODULE_UNLOAD=y", ""]))
     (folder / "Makefile").write_text(_KBUILD)
     (folder / "Module.symvers").write_text("0x00000000\t_printk\tvmlinux\tEXPORT_SYMBOL\t\n")
-    return Kernel("7.3.4", "7.3.4", "7.3", "default", tree, folder, folder / "bzImage", key="0123456789abcdef")
+    return Kernel("7.3.4", "7.3.4", "7.3", "default", tree, folder, folder / "bzImage", "", "", key="0123456789abcdef")
 
 
 def _compiled(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.kernel import config, disk, locks, make, progress, tools
+from dmirror.kernel import config, disk, flavours, locks, make, progress, tools
 from dmirror.kernel.config import Option
 from dmirror.kernel.kconfig import Kconfig
 from dmirror.kernel.source import Source, files
@@ -36,7 +36,10 @@ class Kernel:
     source: Path  # the source tree, read only to us
     build: Path  # the O= folder: .config, Module.symvers, vmlinux
     image: Path  # bzImage
+    identity: str  # hex digest of the source, or of the image where somebody else built it
+    config: str  # hex digest of the options
     key: str  # hex digest that names source, config and compiler
+    slowdown: float = 1.0  # by which time limits are multiplied
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def build(source: Source, flavour: str) -> Kernel:
     """
     wanted = config.options(flavour)
     compiler = tools.compiler()
-    request = _digest(source.place, config.request_digest(wanted), compiler)
+    request = _digest(source.place, config.request_digest(wanted), compiler, *flavours.variables(flavour))
     folder = cache() / "kernels" / f"{source.series}-{flavour}-{request[:12]}"
     stamp = _complete(folder, source)
     if stamp is None:
@@ -73,7 +76,10 @@ def build(source: Source, flavour: str) -> Kernel:
         source=source.tree,
         build=folder,
         image=folder / _IMAGE,
+        identity=stamp.identity,
+        config=stamp.config,
         key=_digest(stamp.identity, stamp.config, stamp.compiler),
+        slowdown=flavours.slowdown(config.read_config(folder / ".config")),
     )
 
 
@@ -90,8 +96,9 @@ def use(folder: Path) -> Kernel:
     for part in (".config", _IMAGE, "include/config/kernel.release", "Module.symvers"):
         if not (folder / part).exists():
             raise CannotRun(f"{name} is not a built kernel: it has no {part}", mend)
-    config.check_built(config.read_config(folder / ".config"), where=f"{name}/.config")
-    tree = _source_of(folder)
+    given = config.read_config(folder / ".config")
+    config.check_built(given, where=f"{name}/.config")
+    tree = source_of(folder)
     release = (folder / "include/config/kernel.release").read_text().strip()
     status = (folder / _IMAGE).stat()
     image = f"{status.st_size} {status.st_mtime_ns}"
@@ -105,7 +112,10 @@ def use(folder: Path) -> Kernel:
         source=tree,
         build=folder,
         image=folder / _IMAGE,
+        identity=_digest(image, symvers),
+        config=options,
         key=_digest(str(folder), image, symvers, options, tools.compiler()),
+        slowdown=flavours.slowdown(given),
     )
 
 
@@ -127,7 +137,7 @@ def _build(source: Source, flavour: str, wanted: Sequence[Option], compiler: str
         _configure(source, wanted, folder, arguments, what)
     with progress.bar(f"building {what}", total=_expected_steps(flavour)) as bar:
         steps = make.run(
-            [*arguments, make.jobs(), *compile_with, "bzImage", "modules"],
+            [*arguments, make.jobs(), *compile_with, *flavours.variables(flavour), "bzImage", "modules"],
             what=f"building {what}",
             log=folder / "build.log",
             bar=bar,
@@ -205,7 +215,7 @@ def _expected_steps(flavour: str) -> int:
     return max((stamp.steps for stamp in stamps if stamp), default=_STEPS)
 
 
-def _source_of(folder: Path) -> Path:
+def source_of(folder: Path) -> Path:
     """The tree of an O= folder: its `source` link, the Makefile that kbuild put there, or itself."""
     candidates = [folder / "source"]
     makefile = folder / "Makefile"
