@@ -102,6 +102,11 @@ overlay_python() { # overlay_python PATH...: paths that the image holds
 
 module() { # module PATH PARAMETERS...
 	must "insmod $1" $bb insmod "$@"
+	# For gdb on the host; without KALLSYMS there are none.
+	name=${1##*/}
+	for section in "/sys/module/${name%.ko}/sections"/.*; do
+		[ -f "$section" ] && read -r address <"$section" && echo "${section##*/} $address"
+	done >"$run_dir/sections-${name%.ko}"
 }
 
 # -- kernel settings --------------------------------------------------------------------------------------------

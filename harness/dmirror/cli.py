@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
 from dmirror.uapi import build as uapi
-from dmirror.vm import accelerator, console, runs
+from dmirror.vm import accelerator, console, debugger, runs, symbols
 from dmirror.vm.guest import run
 from dmirror.vm.spec import MEMORY_MIB, GuestSpec, driver
 
@@ -57,6 +58,7 @@ def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, i
         modules=(driver(driver_module(kernel, args.driver), args.memory),),
         memory_mib=args.memory,
         append=args.append,
+        slowdown=kernel.slowdown,
     )
     return run(spec, command, run_dir=runs.new(), interactive=interactive)
 
@@ -81,6 +83,7 @@ def _bench(args: argparse.Namespace) -> int:
         release=kernel.release,
         memory_mib=args.memory,
         append=args.append,
+        slowdown=kernel.slowdown,
         kept=tuple(str(module.parent) for module in modules),
     )
     run_dir = runs.new()
@@ -106,6 +109,15 @@ def _shell(args: argparse.Namespace) -> int:
     return _in_guest(args, _prepare(args), [os.environ.get("SHELL", "/bin/sh")], interactive=True)
 
 
+def _gdb(args: argparse.Namespace) -> int:
+    return _wait_for(debugger.command(args.folder, args.arguments))
+
+
+def _log(args: argparse.Namespace) -> int:
+    print("\n".join(symbols.log(args.folder)))
+    return 0
+
+
 def _run(args: argparse.Namespace) -> int:
     return _in_guest(args, _prepare(args), [sys.executable, str(args.program), *args.arguments])
 
@@ -113,7 +125,22 @@ def _run(args: argparse.Namespace) -> int:
 def _pytest(args: argparse.Namespace, *arguments: str) -> int:
     selection = ["-k", args.expression] if args.expression else []
     command = [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    return _wait_for(command)
+
+
+def _wait_for(command: list[str]) -> int:
+    """Run a command to its end, which it comes to by itself after Ctrl-C or SIGTERM: it has results to write."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        if not os.isatty(0):  # a terminal has told all of its processes
+            process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:
@@ -226,6 +253,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--check", action="store_true", help="print only what is wrong")
     program.add_argument("program", metavar="PROGRAM", type=Path, help="such as docs/findings/h_11.py")
     program.add_argument("arguments", nargs="*", metavar="ARG", help="what it is given")
+    gdb = add("gdb", _gdb, "gdb on a guest that runs, with the symbols of its kernel and its modules")
+    log = add("log", _log, "the console of the last guest, with file and line")
+    for verb in (gdb, log):
+        verb.add_argument("--folder", metavar="DIR", type=Path, help="that of the guest (default: the last one's)")
+    gdb.add_argument("arguments", nargs="*", metavar="-- ARGS", help="more arguments for gdb")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser

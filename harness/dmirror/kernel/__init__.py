@@ -8,12 +8,12 @@ from pathlib import Path
 from dmirror.errors import CannotRun
 from dmirror.kernel import build as _build
 from dmirror.kernel import catalogue, config, disk, source
-from dmirror.kernel.build import Kernel
+from dmirror.kernel.build import Kernel, source_of
 from dmirror.kernel.module import build_module, driver_module
 from dmirror.kernel.peer import build_peer
 from dmirror.paths import cache
 
-__all__ = ["Kernel", "build_module", "build_peer", "driver_module", "prepare", "refresh"]
+__all__ = ["Kernel", "build_module", "build_peer", "driver_module", "prepare", "refresh", "source_of"]
 
 
 def prepare(

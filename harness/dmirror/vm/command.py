@@ -33,6 +33,14 @@ _PASSED_ON_NAMES = (
 DISKS = {"swap": 512, "file": 128}
 """Empty disks of every guest, by what a test makes of them, in MiB. In the guest their serial is dmirror-NAME."""
 
+STUB = "gdb"
+"""In a guest's folder: the socket of QEMU's gdb stub."""
+
+SECTIONS = "sections-"
+"""In a guest's folder, with a module's name behind it: a line for each of its sections, name and address."""
+
+_LONGEST_SOCKET = 107  # bytes of its path, unix(7)
+
 # A signal for the parent's death does not come when the parent died before it was asked for. So each of the two
 # looks for its parent once the signal is set.
 _UNDER_US = '[ "$PPID" = "$0" ] || exit 1; DMIRROR_VIRTME_RUN=$$ exec "$@"'
@@ -61,6 +69,7 @@ def virtme_run_command(
     kernel += ["console=hvc0" if interactive else "console=ttyS0", "loglevel=6", "panic=-1", "oops=panic"]
     kernel += ["transparent_hugepage=madvise", "hugepagesz=2M", "hugepages=64"]
     kernel.append("secretmem.enable=1")  # off by default until 6.5
+    kernel.append("nokaslr")  # gdb's symbols are where vmlinux has them
     if spec.set_aside is not None:
         kernel.append(f"memmap={spec.set_aside}")
     # Tests write their names to the kernel log, as often as they start.
@@ -82,6 +91,7 @@ def virtme_run_command(
         options += ["-object", f"memory-backend-ram,id=node{node},size={mib}M"]
         cpus = ",".join(f"cpus={cpu}" for cpu in range(node, spec.cpus, 2))
         options += ["-numa", f"node,nodeid={node},memdev=node{node}" + (f",{cpus}" if cpus else "")]
+    options += _stub(run_dir)
     for name, descriptor in ports.items():
         options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
         options += ["-device", f"virtserialport,name=dmirror.{name},chardev=port-{name}"]
@@ -126,7 +136,7 @@ def set_up_script(spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, 
     return "\n".join(lines) + "\n"
 
 
-def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
+def job_script(spec: GuestSpec, argv: list[str], run_dir: Path, *, interactive: bool) -> str:
     program = shutil.which(argv[0])
     if program is None:
         raise CannotRun(
@@ -144,6 +154,7 @@ def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
         "MALLOC_ARENA_MAX": "1",
         "DMIRROR_CACHE": os.fspath(cache()),
         "DMIRROR_IN_GUEST": "1",
+        "DMIRROR_SLOWDOWN": str(spec.slowdown),
         "DMIRROR_RUN_DIR": os.fspath(run_dir),
     }
     lines = [f"cd {shlex.quote(os.getcwd())} || exit 125"]
@@ -155,6 +166,13 @@ def job_script(argv: list[str], run_dir: Path, *, interactive: bool) -> str:
     words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(environment.items()))]
     words += [os.path.abspath(program), *argv[1:]]
     return "\n".join([*lines, shlex.join(words), ""])
+
+
+def _stub(run_dir: Path) -> list[str]:
+    path = run_dir / STUB
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        return []
+    return ["-gdb", f"unix:{_comma(path)},server=on,wait=off"]
 
 
 def _comma(path: Path) -> str:

@@ -21,10 +21,12 @@ from dmirror.errors import CannotRun
 from dmirror.vm import accelerator, command, console
 from dmirror.vm.image import python_image
 from dmirror.vm.pump import Pump
-from dmirror.vm.spec import GuestSpec
+from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
 # What a command returns when the guest died under it; virtme-ng's number for the same.
 DIED = 255
+
+_FATAL = (signal.SIGABRT, signal.SIGBUS, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def run(spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = 
     console.log. With `interactive` the guest's serial console is this terminal. Prints which accelerator was
     chosen. A guest that died under the command returns 255, its console's last lines on stderr.
 
-    Raises CannotRun when the guest did not come up within spec.limit_s or its set-up failed,
+    Raises CannotRun when the guest did not come up within its time or its set-up failed,
     KeyboardInterrupt on Ctrl-C, SystemExit on SIGTERM; the guest has ended then.
     """
     print(accelerator.choose(spec.image), file=sys.stderr, flush=True)
@@ -105,7 +107,8 @@ class _Machine:
     def _start(self, stack: ExitStack) -> None:
         image = python_image()
         run_dir = self._run_dir
-        (run_dir / "job").write_text(command.job_script(self._argv, run_dir, interactive=self._interactive))
+        (run_dir / DESCRIPTION).write_text(self._spec.to_json())
+        (run_dir / "job").write_text(command.job_script(self._spec, self._argv, run_dir, interactive=self._interactive))
         (run_dir / "set-up").write_text(
             command.set_up_script(self._spec, run_dir, image, interactive=self._interactive)
         )
@@ -161,7 +164,8 @@ class _Machine:
 
     def serve(self, *, as_interpreter: bool) -> Outcome:
         """Carries bytes until the command or the guest has ended, or must end."""
-        limit = time.monotonic() + self._spec.limit_s
+        seconds = self._spec.limit_s * self._spec.slowdown
+        limit = time.monotonic() + seconds
         over = False
 
         def end() -> None:
@@ -201,7 +205,7 @@ class _Machine:
             while not over:
                 left = None if self._came_up else limit - time.monotonic()
                 if left is not None and left <= 0:
-                    self._failure = f"not up within {self._spec.limit_s} s"
+                    self._failure = f"not up within {seconds:g} s"
                     break
                 pump.step(left)
             # A port's write returns in the guest when the host has taken it: what a command wrote is here by
@@ -222,10 +226,22 @@ class _Machine:
         panicked = panic(log)
         if panicked is not None:
             return panicked
+        # virtme-run ends with the wait status of QEMU; small numbers are its own.
+        killed = (self._process.poll() or 0) & 0x7F
+        if killed in _FATAL:
+            return f"QEMU was ended by {signal.Signals(killed).name}"
         if not console.read(log).strip():
             complaints = self._complaints.decode(errors="replace").strip().splitlines()
             return complaints[-1] if complaints else "virtme-run ended without a word"
         return "the guest ended before its command"
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether the guest of that folder is there."""
+    try:
+        return _runs_in(int((run_dir / "qemu.pid").read_text()), run_dir)
+    except (OSError, ValueError):
+        return False
 
 
 def _runs_in(pid: int, run_dir: Path) -> bool:

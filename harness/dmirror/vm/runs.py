@@ -24,7 +24,12 @@ def new() -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     for old in sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]:
         _forget(old)
-    run = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=runs))
+    return kept(Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=runs)))
+
+
+def kept(run: Path) -> Path:
+    """That folder, made if it is not there, as this process's until it ends."""
+    run.mkdir(parents=True, exist_ok=True)
     fcntl.flock(os.open(run, os.O_RDONLY), fcntl.LOCK_SH)
     return run
 

@@ -17,6 +17,10 @@ _SET_ASIDE = "1G$0x180000000"
 _PARAMETERS = "spm_addr_dev0=0x180000000 spm_addr_dev1=0x1a0000000"
 
 
+DESCRIPTION = "guest.json"
+"""In a guest's folder: its GuestSpec."""
+
+
 @dataclass(frozen=True)
 class GuestSpec:
     """What to boot. Passed between processes as JSON."""
@@ -27,7 +31,8 @@ class GuestSpec:
     memory_mib: int = MEMORY_MIB  # less than this default: no coherent devices
     cpus: int = 2
     append: str = ""  # more of the kernel's command line, after our own
-    limit_s: int = 60  # from the start to the command
+    limit_s: float = 60  # from the start to the command, before it is multiplied by
+    slowdown: float = 1.0  # how much longer everything may take on this kernel
     kept: tuple[str, ...] = ()  # paths that stay visible even under /tmp, /var/tmp or /run, as the current folder does
 
     @property

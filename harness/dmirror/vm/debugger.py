@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0
+"""gdb on a guest that runs: QEMU's stub, symbols of the kernel and of its modules."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+from dmirror.errors import CannotRun
+from dmirror.paths import cache
+from dmirror.vm.command import SECTIONS, STUB
+from dmirror.vm.guest import is_running
+from dmirror.vm.spec import DESCRIPTION, GuestSpec
+
+
+def command(folder: Path | None, arguments: list[str]) -> list[str]:
+    """gdb's command line for the guest of that folder, or for the one that was started last.
+
+    Raises CannotRun when no such guest runs, it has no stub, or there is no gdb.
+    """
+    if shutil.which("gdb") is None:
+        raise CannotRun("no gdb on PATH", "apt-get install gdb")
+    folder = folder.absolute() if folder else _newest()
+    if not is_running(folder):
+        raise CannotRun(f"no guest runs in {folder}", "start one: make shell")
+    if not (folder / STUB).exists():
+        raise CannotRun(f"the guest in {folder} has no stub: the name is too long for a socket", "set DMIRROR_CACHE")
+    spec = GuestSpec.from_json((folder / DESCRIPTION).read_text())
+    words = ["gdb", "-q", os.fspath(spec.image.parents[3] / "vmlinux")]
+    for module in (Path(shlex.split(line)[0]) for line in spec.modules):
+        words += ["-ex", f"add-symbol-file {shlex.quote(os.fspath(module))} {_addresses(folder, module.stem)}"]
+    return [*words, "-ex", f"target remote {folder / STUB}", *arguments]
+
+
+def _newest() -> Path:
+    running = [file.parent for file in (cache() / "runs").glob("**/qemu.pid") if is_running(file.parent)]
+    if not running:
+        raise CannotRun("no guest runs", "start one: make shell")
+    return max(running, key=lambda folder: (folder / "qemu.pid").stat().st_mtime)
+
+
+def _addresses(folder: Path, module: str) -> str:
+    file = folder / f"{SECTIONS}{module}"
+    sections = dict(line.split() for line in file.read_text().splitlines()) if file.exists() else {}
+    if ".text" not in sections:
+        raise CannotRun(f"the guest in {folder} has not loaded {module} yet", "try again in a moment")
+    return " ".join(f"-s {name} {address}" for name, address in sections.items() if name.startswith("."))
