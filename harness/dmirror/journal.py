@@ -48,10 +48,14 @@ class Run:
 
 
 class Journal:
-    """Writes the record; every line is in the file when the call returns."""
+    """Writes the record, or goes on with one; every line is in the file when the call returns."""
 
     def __init__(self, folder: Path, subject: Subject) -> None:
-        self._file = (folder / NAME).open("a", encoding="utf-8", buffering=1)
+        file = folder / NAME
+        cut_off = file.exists() and not file.read_bytes().endswith(b"\n")
+        self._file = file.open("a", encoding="utf-8", buffering=1)
+        if cut_off:
+            self._file.write("\n")
         self._line(subject=asdict(subject), started=time.time())
 
     def plan(self, count: int) -> None:
@@ -62,9 +66,12 @@ class Journal:
         """A verdict; one that comes later for the same test takes its place."""
         self._line(test=nodeid, verdict=asdict(verdict))
 
-    def close(self) -> None:
-        """The run came to its end."""
+    def end(self) -> None:
+        """Every test has its verdict."""
         self._line(ended=time.time())
+
+    def close(self) -> None:
+        """Close the file; without end() before, the run counts as cut off."""
         self._file.close()
 
     def _line(self, **words: Any) -> None:
@@ -72,15 +79,16 @@ class Journal:
 
 
 def load(folder: Path) -> Run:
-    """The record of a run. FileNotFoundError if it has none; a last line that is not whole is not one."""
+    """The record of a run. FileNotFoundError if it has none; a line that was cut off is not one."""
     run: Run | None = None
     for line in (folder / NAME).read_text(encoding="utf-8").splitlines():
         try:
             words = json.loads(line)
         except ValueError:
-            break
+            continue
         if "subject" in words:
-            run = Run(folder, Subject(**words["subject"]), words["started"])
+            run = run or Run(folder, Subject(**words["subject"]), words["started"])
+            run.ended = None
         elif run is not None and "test" in words:
             verdict = words["verdict"]
             verdict["complaints"] = [Complaint(**one) for one in verdict["complaints"]]

@@ -77,7 +77,7 @@ class Results:
                     "kernel": self.kernel,
                     "flavour": self.flavour,
                     "driver": self.driver,
-                    "tests": {name: vars(verdict) for name, verdict in sorted((kept | self.tests).items())},
+                    "tests": {name: _short(verdict) for name, verdict in sorted((kept | self.tests).items())},
                 },
                 indent=1,
             )
@@ -107,6 +107,10 @@ def _load(file: Path) -> Results:
     words: dict[str, Any] = json.loads(file.read_text())
     tests = {name: Verdict(**verdict) for name, verdict in words["tests"].items()}
     return Results(words["kernel"], words["flavour"], words["driver"], tests)
+
+
+def _short(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in ("outcome", "contracts", "reason", "seconds")}
 
 
 def _version(label: str) -> list[int]:

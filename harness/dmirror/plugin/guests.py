@@ -21,16 +21,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dmirror import journal
 from dmirror.errors import CannotRun
+from dmirror.journal import Subject
 from dmirror.kernel import Kernel, driver_module, prepare
+from dmirror.paths import ROOT
+from dmirror.plugin import death
+from dmirror.plugin.decoded import Decoder
+from dmirror.plugin.options import LEFT_OUT
 from dmirror.plugin.record import Recorder
-from dmirror.plugin.stall import LIMITS
+from dmirror.plugin.splat import BETWEEN, COMPLAINTS, as_property, between
+from dmirror.plugin.stall import ALIVE, LIMITS
 from dmirror.results import Results
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import panic
 from dmirror.vm.image import python_image
-from dmirror.vm.interpreter import run_dir
+from dmirror.vm.interpreter import outcome, run_dir
 from dmirror.vm.spec import GuestSpec, driver
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
 _MOST_GUESTS = 8
 # Guests in a row that died before their first test: after so many the next will die too.
 _MOST_STILLBORN = 2
+# A guest's interpreter shows every five seconds that it runs.
+_SILENCE_S = 60.0
 # What a guest may use of the host's memory beyond its own: QEMU's code cache and page tables.
 _OVERHEAD_MIB = 512
 
@@ -52,6 +61,7 @@ def configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{name} is for workers on the host; for more guests give --dmirror-guests=N")
     if option.usepdb:
         raise pytest.UsageError("--pdb cannot reach into a guest from here; use it in an interactive one (make shell)")
+    run = runs.kept(option.dmirror_run) if option.dmirror_run else runs.new()
     try:
         kernel = prepare(
             kernel=option.dmirror_kernel,
@@ -65,7 +75,8 @@ def configure(config: pytest.Config) -> None:
             modules=_modules(kernel, option),
             memory_mib=option.dmirror_memory,
             append=option.dmirror_append,
-            kept=tuple(os.fspath(path) for path in _paths(config)),
+            slowdown=kernel.slowdown,
+            kept=tuple(os.fspath(path) for path in (run, *_paths(config))),
         )
         chosen = accelerator.choose(spec.image)
         python_image()
@@ -74,7 +85,6 @@ def configure(config: pytest.Config) -> None:
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
     count = option.dmirror_guests or _fitting(spec)
-    run = runs.new()
     (run / "guest.json").write_text(spec.to_json())
     # The interpreters are children of this process and find their guest's description through the
     # environment.
@@ -98,9 +108,32 @@ def configure(config: pytest.Config) -> None:
         str(chosen),
         f"guests: {count}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
     ]
-    config.pluginmanager.register(Guests(config, run, header), "dmirror-guests")
+    config.pluginmanager.register(Guests(config, run, header, kernel.slowdown), "dmirror-guests")
+    subject = Subject(
+        kernel=kernel.label,
+        release=kernel.release,
+        source=kernel.identity,
+        config=kernel.config,
+        flavour=kernel.flavour,
+        driver=option.dmirror_driver,
+        harness=_harness(),
+        accelerator=chosen.name,
+    )
+    record = journal.load(run) if (run / journal.NAME).exists() else journal.Run(run, subject, time.time())
+    (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
+    # First the text of a report is complete, then it is recorded.
+    config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
     results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
-    config.pluginmanager.register(Recorder(results), "dmirror-record")
+    config.pluginmanager.register(Recorder(record, results), "dmirror-record")
+
+
+def _harness() -> str:
+    """The commit of this checkout, with a + where files differ from it."""
+    git = ["git", "-C", os.fspath(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _paths(config: pytest.Config) -> list[Path]:
@@ -156,17 +189,20 @@ class _Guest:
     allowed_s: float = 0.0
     limits: dict[str, float] = field(default_factory=dict)
     tests_started: int = 0
+    last: str | None = None  # the test that ended last
     out_of_time: str | None = None  # what was running when the watchdog ended it
+    silent: bool = False  # it was ended for that
 
 
 class Guests:
     """Watches xdist's workers."""
 
-    def __init__(self, config: pytest.Config, run: Path, header: list[str]) -> None:
+    def __init__(self, config: pytest.Config, run: Path, header: list[str], slowdown: float) -> None:
         self._config = config
         self._run = run
         self._header = header
-        self._limit_s = float(config.option.dmirror_limit)
+        self._limit_s = config.option.dmirror_limit * slowdown
+        self._silence_s = _SILENCE_S * slowdown
         self._guests: dict[str, _Guest] = {}
         self._stillborn = 0
         self._over = threading.Event()
@@ -177,6 +213,8 @@ class Guests:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self) -> Generator[None, object, object]:
         threading.Thread(target=self._watch, daemon=True, name="dmirror-watchdog").start()
+        # SIGTERM ends the session as Ctrl-C does: results are written.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return (yield)
         except (EOFError, OSError) as error:
@@ -192,6 +230,10 @@ class Guests:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         self._over.set()
+
+    def pytest_keyboard_interrupt(self) -> None:
+        for guest in self._guests.values():
+            _end(guest.pid)
 
     def pytest_unconfigure(self) -> None:
         self._over.set()
@@ -225,8 +267,11 @@ class Guests:
         elif name == "collectionfinish":
             guest.limits = _limits(guest.folder)
             guest.ends_by = None
-        elif name in ("logfinish", "workerfinished", "errordown"):
-            guest.test = None if name == "logfinish" else guest.test
+        elif name == "logfinish":
+            guest.last, guest.test = guest.test, None
+            # The next test begins at once, or the session ends, which may look for leaks.
+            self._allow(guest, 2 * self._limit_s)
+        elif name in ("workerfinished", "errordown"):
             guest.ends_by = None
 
     def _allow(self, guest: _Guest, seconds: float) -> None:
@@ -237,9 +282,12 @@ class Guests:
         while not self._over.wait(0.2):
             now = time.monotonic()
             for guest in list(self._guests.values()):
-                if guest.ends_by is not None and now > guest.ends_by:
+                if guest.ends_by is None:
+                    continue
+                guest.silent = guest.test is not None and _silence(guest.folder) > self._silence_s
+                if guest.silent or now > guest.ends_by:
                     guest.ends_by = None
-                    guest.out_of_time = guest.test or "collection"
+                    guest.out_of_time = guest.test or (f"what follows {guest.last}" if guest.last else "collection")
                     _end(guest.pid)
 
     # -- a guest that died
@@ -254,18 +302,33 @@ class Guests:
         path, _, name = crashitem.partition("::")
         report.location = (path, None, name.replace("::", "."))
         # Its own reports come together, after its teardown: this is the only one.
-        if guest.out_of_time == crashitem:
-            report.longrepr = f"hang: no end within {guest.allowed_s:g} s, so its guest was ended"
+        seconds = self._silence_s if guest.silent else guest.allowed_s
+        how = death.of_test(
+            log, outcome(guest.folder), ended_after=seconds if guest.out_of_time else None, silent=guest.silent
+        )
+        when = ""
+        if guest.last == crashitem:
+            report.when, when = "teardown", ", after the test had ended"
         elif guest.test != crashitem:
-            report.longrepr = f"crash: {_cause(log)}, before the test had begun"
-        else:
-            report.longrepr = f"crash: {_cause(log)}"
+            when = ", before the test had begun"
+        report.longrepr = f"{how.cause}: {how.sentence}{when}"
+        report.user_properties += [("dmirror-cause", how.cause), ("dmirror-console", os.fspath(log))]
+        report.user_properties += [(COMPLAINTS, [as_property(one) for one in how.complaints])]
         report.sections.append((f"guest console ({log})", console.last_words(log)))
         # xdist counts failures for -x and --maxfail everywhere but here.
         session = self._config.pluginmanager.getplugin("dsession")
         session._handlefailures(report)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        late: list[Any] = [value for name, value in report.user_properties if name == BETWEEN]
+        for one in late:
+            self._config.hook.pytest_runtest_logreport(report=between(**one))
+
     def pytest_testnodedown(self, node: WorkerController, error: object | None) -> None:
+        late = getattr(node, "workeroutput", {}).get(BETWEEN)
+        if late:
+            self._config.hook.pytest_runtest_logreport(report=between(**late))
         guest = self._guests.get(node.gateway.id)
         if guest is None or error is None:
             return
@@ -275,7 +338,8 @@ class Guests:
         self._stillborn += 1
         if self._stillborn >= _MOST_STILLBORN:
             log = guest.folder / console.LOG
-            why = f"no end of {guest.out_of_time}" if guest.out_of_time else _cause(log)
+            ended = outcome(guest.folder)
+            why = f"no end of {guest.out_of_time}" if guest.out_of_time else panic(log) or (ended and ended.failure)
             pytest.exit(
                 f"{self._stillborn} guests in a row died before their first test: {why}\n{console.tail(log)}",
                 returncode=2,
@@ -289,8 +353,12 @@ def _limits(folder: Path) -> dict[str, float]:
         return {}
 
 
-def _cause(log: Path) -> str:
-    return panic(log) or "the guest ended without a panic on its console"
+def _silence(folder: Path) -> float:
+    """Seconds since the last sign of life."""
+    try:
+        return time.time() - (folder / ALIVE).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _end(pid: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dmirror.paths import ROOT
 from dmirror.vm.spec import MEMORY_MIB
 
 DEVICE = Path("/dev/hmm_dmirror0")
+LEFT_OUT = "left-out.json"
+"""In a run's folder: the tests that had a verdict when the run went on."""
 DRIVERS = ("dmirror", "test_hmm", "none")
 
 _HOST_TESTS = ROOT / "tests" / "host"
@@ -29,6 +32,10 @@ def _natural(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()
 
 
 def _guests(text: str) -> int | None:
@@ -71,6 +78,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         help="How long each test of tests/device/torture goes on, on top of its limit (default: 1).",
     )
+    add(
+        "--dmirror-run",
+        metavar="DIR",
+        type=_absolute,
+        help="The folder for consoles and journal; where that has verdicts, only tests without one run.",
+    )
     add("--dmirror-list-contracts", action="store_true", help="With --collect-only: print each test's contracts.")
     add("--dmirror-seed", metavar="N", type=_natural, help="Where their random choices begin, as a failure reports it.")
 
@@ -98,6 +111,16 @@ def prepare_worker(config: pytest.Config) -> None:
     """A guest's /tmp is its own: the base folder that xdist names stands in the host's."""
     if hasattr(config, "workerinput"):
         config.option.basetemp = None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a run that goes on, what had a verdict when it did is left out: in all its guests alike."""
+    run = os.environ.get("DMIRROR_RUN")
+    if run is None or not in_guest() or not Path(run, LEFT_OUT).exists():
+        return
+    done = set(json.loads(Path(run, LEFT_OUT).read_text()))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = [item for item in items if item.nodeid not in done]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,39 +1,64 @@
 # SPDX-License-Identifier: GPL-2.0
-"""On the host: verdicts of the tests that ran in guests, for `dmirror contracts`, and the time of each file."""
+"""On the host: verdicts of the tests that ran in guests, as they come in and from run to run; the time of each file."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Results, Verdict
+from dmirror.journal import Journal, Run
+from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 
 class Recorder:
-    """Fills `results` as reports come in, and adds them to what is kept when the session is over."""
+    """Writes each verdict to the journal of `run` at once, and adds all to what is kept when the session is over."""
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, run: Run, results: Results) -> None:
+        self._run = run
         self._results = results
+        self._journal = Journal(run.folder, run.subject)
+
+    def pytest_xdist_node_collection_finished(self, node: WorkerController, ids: list[str]) -> None:
+        if self._run.planned is None:
+            # Where the run goes on, its guests leave out what has a verdict.
+            self._run.planned = len(self._run.tests.keys() | set(ids))
+            self._journal.plan(self._run.planned)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        tests = self._results.tests
-        verdict = tests.get(report.nodeid)
+        verdict = self._run.tests.get(report.nodeid)
         if verdict is None:
-            contracts = [str(value) for name, value in report.user_properties if name == "contract"]
-            verdict = tests[report.nodeid] = Verdict(PASSED, list(dict.fromkeys(contracts)))
+            verdict = self._run.tests[report.nodeid] = Verdict(PASSED, [])
+        told: dict[str, Any] = dict(report.user_properties)
+        contracts = [str(value) for name, value in report.user_properties if name == "contract"]
+        verdict.contracts = list(dict.fromkeys([*verdict.contracts, *contracts]))
         verdict.seconds = round(verdict.seconds + report.duration, 3)
         if report.failed:
+            complaints = told.get("dmirror-decoded", [])
             verdict.outcome, verdict.reason = FAILED, ""
+            verdict.cause = verdict.cause or told.get("dmirror-cause", "kernel" if complaints else "assertion")
+            verdict.text += report.longreprtext
+            verdict.complaints += [Complaint(**one) for one in complaints]
         elif report.skipped and verdict.outcome == PASSED:
             defect = getattr(report, "wasxfail", None)
             verdict.outcome = SKIPPED if defect is None else DEFECT
             verdict.reason = _reason(report) if defect is None else defect.removeprefix("reason: ")
+        if "dmirror-console" in told:
+            verdict.console = os.path.relpath(told["dmirror-console"], self._run.folder)
+        logs: list[Any] = [value for name, value in report.user_properties if name == "dmirror-log"]
+        verdict.logs += [log for log in logs if log not in verdict.logs]
+        if report.when == "teardown" or "dmirror-cause" in told:
+            self._journal.add(report.nodeid, verdict)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         seconds: defaultdict[str, float] = defaultdict(float)
         tests: Counter[str] = Counter()
-        for nodeid, verdict in self._results.tests.items():
+        for nodeid, verdict in self._run.tests.items():
             file = nodeid.partition("::")[0]
             seconds[file] += verdict.seconds
             tests[file] += 1
@@ -43,7 +68,11 @@ class Recorder:
                 terminalreporter.line(f"{time:7.1f} s  {tests[file]:5} tests  {file}")
 
     def pytest_sessionfinish(self) -> None:
-        if self._results.tests:
+        if self._run.planned is not None and len(self._run.tests) >= self._run.planned:
+            self._journal.end()
+        self._journal.close()
+        if self._run.tests:
+            self._results.tests = self._run.tests
             self._results.add()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -18,6 +20,8 @@ from dmirror.vm.console import MODULES_FOLLOW
 
 _KMSG = Path("/dev/kmsg")
 _TAINTED = Path("/proc/sys/kernel/tainted")
+_KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+_KMEMLEAK_AGE_S = 5.0  # younger objects are not reported: jiffies_min_age in mm/kmemleak.c
 # Documentation/admin-guide/clearing-warn-once.rst
 _CLEAR_WARN_ONCE = Path("/sys/kernel/debug/clear_warn_once")
 
@@ -32,9 +36,30 @@ _TAINTS = {
 }
 
 
+COMPLAINTS, DECODED = "dmirror-complaints", "dmirror-decoded"
+"""User properties of a report: complaints as as_property() has them, and as fields of results.Complaint."""
+
+BETWEEN = "dmirror-between"
+"""A user property, or of a worker's output: what between() makes a report of."""
+
+
+def as_property(splat: Splat, *, between: bool = False) -> dict[str, Any]:
+    """A complaint as a report carries it to the host."""
+    return {"kind": splat.kind, "title": splat.title, "lines": list(splat.lines), "between": between}
+
+
+def between(nodeid: str, location: list[Any], complaints: list[dict[str, Any]]) -> pytest.TestReport:
+    """The report of what the kernel said after a test's end, before the next one began."""
+    texts = [f"{one['title']}\n\n" + "\n".join(one["lines"]) for one in complaints]
+    said = "\n\n".join(f"the kernel complained after this test, before the next: {text}" for text in texts)
+    path, line, name = location
+    properties = [(COMPLAINTS, complaints)]
+    return pytest.TestReport(nodeid, (path, line, name), {}, "failed", said, "teardown", user_properties=properties)
+
+
 class KernelLog:
-    """Fails a test during which the kernel complained. Registered where the tested kernel is the running
-    one."""
+    """Fails a test during which the kernel complained, or after which it did. Registered where the tested kernel is
+    the running one."""
 
     def __init__(self, *, only_device_tests: bool = False) -> None:
         self._only_device_tests = only_device_tests
@@ -43,6 +68,7 @@ class KernelLog:
         self._writer = _opened_for_writing()
         self._unclaimed = self._since_modules()
         self._tainted = _tainted()
+        self._last: pytest.Item | None = None
 
     def pytest_unconfigure(self) -> None:
         self._log.close()
@@ -62,15 +88,38 @@ class KernelLog:
         self._say(f"{TEST_STARTS}{item.nodeid}")
         before = self._unclaimed + complaints(self._new())
         self._unclaimed = []
+        late = self._late(before) if self._last and before else None
+        self._last = item
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         # A message without a newline cannot be read until the next one has begun.
         self._say("dmirror-test ended", level=7)
-        _amend(reports, before, complaints(self._new()), self._new_taints(), expected)
+        _amend(reports, [] if late else before, complaints(self._new()), self._new_taints(), expected)
+        if late and hasattr(item.config, "workerinput"):
+            # A worker reports of none but its present test.
+            reports[0].user_properties.append((BETWEEN, late))
+        elif late:
+            hook.pytest_runtest_logreport(report=between(**late))
         for report in reports:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._last is None:
+            return
+        found = complaints([*self._new(), *_leaks()])
+        if found and hasattr(session.config, "workeroutput"):
+            session.config.workeroutput[BETWEEN] = self._late(found)
+        elif found:
+            session.config.hook.pytest_runtest_logreport(report=between(**self._late(found)))
+
+    def _late(self, found: list[Splat]) -> dict[str, Any]:
+        """The arguments of between() for the last test."""
+        assert self._last is not None
+        properties = [as_property(one, between=True) for one in found]
+        return {"nodeid": self._last.nodeid, "location": list(self._last.location), "complaints": properties}
 
     def _since_modules(self) -> list[Splat]:
         """Complaints of the modules' loading. What the kernel said before is not about the driver."""
@@ -109,14 +158,13 @@ def _amend(
             for pattern in expected
             if not any(re.search(pattern, splat.head) for splat in during)
         ]
-    parts += [
-        f"the kernel complained before this test (between two, or loading a module): {splat.title}\n\n{splat}"
-        for splat in before
-    ]
+    parts += [f"the kernel complained before this test, loading a module: {splat.title}\n\n{splat}" for splat in before]
     if taints and not (before or during):
         parts.append(f"the kernel became tainted during this test: {', '.join(taints)}; its log has no line about it")
     if not parts:
         return
+    if unexpected or before:
+        report.user_properties.append((COMPLAINTS, [as_property(splat) for splat in [*unexpected, *before]]))
     text = "\n\n".join(parts)
     if report.failed:
         report.sections.append(("kernel log", text))
@@ -124,6 +172,17 @@ def _amend(
     report.outcome = "failed"
     report.longrepr = text
     report.__dict__.pop("wasxfail", None)
+
+
+def _leaks() -> list[str]:
+    """What kmemleak knows of (Documentation/dev-tools/kmemleak.rst), where the kernel has it."""
+    if not _KMEMLEAK.exists():
+        return []
+    time.sleep(_KMEMLEAK_AGE_S)
+    # What one scan takes for lost may just have been on its way from one place to another.
+    for _ in range(2):
+        _KMEMLEAK.write_text("scan")
+    return _KMEMLEAK.read_text().splitlines()
 
 
 def _opened_for_writing() -> int | None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""In a guest: shortly before a test's time is over, the kernel and Python say where they stand."""
+"""In a guest: a sign of life every few seconds, and shortly before a test's time is over the kernel and Python say
+where they stand."""
 
 from __future__ import annotations
 
@@ -7,31 +8,40 @@ import faulthandler
 import json
 import os
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from dmirror.process import SLOWDOWN
+
 LIMITS = "limits.json"
+ALIVE = "alive"
+"""A file in the run folder that is written again and again while the interpreter runs."""
+STANDS_HERE = "dmirror: this test is nearly out of time; Python stands here:"
 
 # The host ends the guest at the limit; this much earlier its console gets the stacks.
 _EARLIER_S = 2.0
+_BEAT_S = 5.0
 _CONSOLE = Path("/dev/ttyS0")
 _SYSRQ = Path("/proc/sysrq-trigger")
 
 
 def limit(item: pytest.Item) -> float:
-    """Seconds that a test may take: its marker's, or the option's."""
+    """Seconds that a test may take on this kernel: its marker's, or the option's."""
     marker = item.get_closest_marker("limit")
-    return float(marker.args[0] if marker else item.config.option.dmirror_limit)
+    return SLOWDOWN * float(marker.args[0] if marker else item.config.option.dmirror_limit)
 
 
 class Stall:
-    """One thread that sleeps until a test is nearly over its limit."""
+    """One thread that tells the host that it lives, and speaks when a test is nearly over its limit."""
 
     def __init__(self) -> None:
         self._wake = threading.Condition()
-        self._seconds: float | None = None
+        self._until: float | None = None  # of time.monotonic
+        folder = os.environ.get("DMIRROR_RUN_DIR")
+        self._alive = Path(folder, ALIVE) if folder else None
         threading.Thread(target=self._watch, daemon=True, name="dmirror-stall").start()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -51,21 +61,26 @@ class Stall:
 
     def _set(self, seconds: float | None) -> None:
         with self._wake:
-            self._seconds = seconds
+            self._until = None if seconds is None else time.monotonic() + seconds
             self._wake.notify()
 
     def _watch(self) -> None:
-        with self._wake:
-            while True:
-                # False: nobody has called _set() for so many seconds.
-                if not self._wake.wait(self._seconds):
-                    self._seconds = None
-                    _say_where()
+        while True:
+            if self._alive is not None:
+                self._alive.write_text("")
+            with self._wake:
+                left = _BEAT_S if self._until is None else min(_BEAT_S, self._until - time.monotonic())
+                self._wake.wait(max(left, 0))
+                over = self._until is not None and time.monotonic() >= self._until
+                if over:
+                    self._until = None
+            if over:
+                _say_where()
 
 
 def _say_where() -> None:
     with _CONSOLE.open("w") as console:
-        print("dmirror: this test is nearly out of time; Python stands here:", file=console, flush=True)
+        print(STANDS_HERE, file=console, flush=True)
         faulthandler.dump_traceback(console)
     # w: tasks in uninterruptible sleep, l: what each processor does. 9 lets both reach the console, 6 is the
     # guest's own.

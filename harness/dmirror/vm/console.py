@@ -24,13 +24,19 @@ def tail(log: Path, *, lines: int = 40) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def last_words(log: Path, *, lines: int = 40) -> str:
-    """Like tail(), and not more than what came since the last test began."""
+def since_test(log: Path) -> str:
+    """What came since the last test began; everything if none did."""
     text = read(log)
     start = text.rfind(TEST_STARTS)
-    if start < 0:
+    return text[text.rfind("\n", 0, start) + 1 :] if start >= 0 else text
+
+
+def last_words(log: Path, *, lines: int = 40) -> str:
+    """Like tail(), and not more than what came since the last test began."""
+    text = since_test(log)
+    if TEST_STARTS not in text:
         return tail(log, lines=lines)
-    since = text[text.rfind("\n", 0, start) + 1 :].splitlines()
+    since = text.splitlines()
     if len(since) <= lines:
         return "\n".join(since)
     # A panic's cause stands first and the dead guest's last line last: both ends say more than either.

@@ -8,14 +8,18 @@ standard input, with this process and with its parent, however they end.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from dmirror.errors import CannotRun
 from dmirror.vm import console
-from dmirror.vm.guest import DIED, boot
+from dmirror.vm.guest import DIED, Outcome, boot
 from dmirror.vm.spec import GuestSpec
+
+_OUTCOME = "outcome.json"
 
 
 def run_dir(run: Path, pid: int) -> Path:
@@ -23,21 +27,30 @@ def run_dir(run: Path, pid: int) -> Path:
     return run / f"guest-{pid}"
 
 
+def outcome(folder: Path) -> Outcome | None:
+    """How the guest of that folder ended; None while it runs, and when its interpreter was told to end."""
+    try:
+        return Outcome(**json.loads((folder / _OUTCOME).read_text()))
+    except FileNotFoundError:
+        return None
+
+
 def main() -> int:
     folder = run_dir(Path(os.environ["DMIRROR_RUN"]), os.getpid())
     spec = GuestSpec.from_json(Path(os.environ["DMIRROR_GUEST"]).read_text())
     try:
-        outcome = boot(spec, [sys.executable, *sys.argv[1:]], run_dir=folder, as_interpreter=True)
+        ended = boot(spec, [sys.executable, *sys.argv[1:]], run_dir=folder, as_interpreter=True)
     except CannotRun as error:
         print(f"dmirror: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, BrokenPipeError):
         return DIED
-    if outcome.came_up or (outcome.status is None and outcome.failure is None):
-        return DIED if outcome.status is None else outcome.status
+    (folder / _OUTCOME).write_text(json.dumps(asdict(ended)))
+    if ended.came_up or (ended.status is None and ended.failure is None):
+        return DIED if ended.status is None else ended.status
     print(console.tail(folder / console.LOG), file=sys.stderr)
     print(
-        f"dmirror: the guest did not come up: {outcome.failure or outcome.status}",
+        f"dmirror: the guest did not come up: {ended.failure or ended.status}",
         file=sys.stderr,
         flush=True,
     )
