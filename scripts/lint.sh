@@ -27,11 +27,16 @@ checkpatch ALLOC_WITH_SIZEOF $(find kmod -maxdepth 1 -name "*.[ch]" ! -name trac
 checkpatch BIT_MACRO kmod/uapi/*.h
 # The macros of tracepoints have a layout of their own.
 checkpatch COMPLEX_MACRO,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT kmod/trace.h
+# What it is there for.
+checkpatch AVOID_BUG tests/bad/bad.c
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r kmod/. "$work"
-said=$(make -s -C "$work" KDIR="$build" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" 2>&1) || {
+cp -r kmod/. tests/bad "$work"
+said=$(
+	make -s -C "$work" KDIR="$build" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" 2>&1 &&
+		make -s -C "$build" M="$work/bad" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" modules 2>&1
+) || {
 	echo "$said"
 	exit 1
 }
