@@ -21,6 +21,7 @@ class Form(NamedTuple):
     ends: re.Pattern[str] | None = None  # its last line; None: it is one line
     alone: bool = True  # begins a complaint also within another one's text, to which it cannot belong
     goes_on: re.Pattern[str] | None = None  # what still belongs to it after its end
+    leads_to: str = ""  # if a complaint of this kind follows, it is that one's beginning
 
 
 _TRACE = re.compile(r"---\[ end (trace|Kernel panic)")
@@ -44,7 +45,6 @@ def _forms(kind: str, *begins: str, **how: Any) -> tuple[Form, ...]:
 
 (CUT,) = _forms("WARNING", r"-+\[ cut here \]-+", ends=_TRACE)
 (PANIC,) = _forms("panic", r"(?<!end )Kernel panic - not syncing", ends=PANICKED)
-(DUMP,) = _forms("bad page state", r"^page: ?(\S+ )?refcount:", ends=_DUMPED, alone=False)
 # The first that matches a line says what it is.
 FORMS = (
     CUT,
@@ -84,6 +84,7 @@ FORMS = (
         alone=False,
     ),
     *_forms("list corruption", r"list_(add|del)(_\w+)? corruption", alone=False),
+    *_forms("slab corruption", r"^\[.* overwritten\] 0x", goes_on=RULE, leads_to="slab corruption"),
     *_forms("slab corruption", r"^BUG \S+ \(.*\): ", ends=STACK, goes_on=_REPAIRS),
     *_forms("slab corruption", r"(slab|cache_from_obj).*corruption|Wrong slab cache", alone=False),
     *_forms("refcount", r"refcount_t: ", alone=False),
@@ -99,7 +100,8 @@ FORMS = (
     *_forms("WARNING", r"WARNING: ", ends=_TRACE, alone=False),
     *_forms("WARNING", r"INFO: NMI handler|sysfs: cannot create duplicate|kobject: .*tried to init", alone=False),
     *_forms("WARNING", r"[Tt]rying to (v?free\(?\)?|unmap) ", alone=False),
-    DUMP,
+    # VM_WARN_ON_PAGE() and its kin show the page first.
+    *_forms("bad page state", r"^page: ?(\S+ )?refcount:", ends=_DUMPED, alone=False, leads_to="WARNING"),
     *_forms("bad page state", r"page dumped because", alone=False),
 )
 # One search instead of forty for the many lines that are no beginning of anything.
@@ -120,6 +122,8 @@ _SITE = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?(\S+:\d+) (?:at )?(
 _FUNCTION = re.compile(r"^(?:RIP: [0-9a-f]+:|pc : )([^\s+]+\+0x\S+)")
 _BY_KASAN = re.compile(r"KASAN: (\S+) in range \S+")
 _USAGE = re.compile(r"^(\S+:\d+) .*usage!")
+_OVERWRITTEN = re.compile(r"^\[(.* overwritten)\] 0x")
+_SLAB = re.compile(r"^BUG (\S+) \(.*?\): ")
 _WHY_DUMPED = re.compile(r"^page dumped because: (.*)")
 _KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
 
@@ -180,6 +184,9 @@ def _detailed(kind: str, title: str, lines: tuple[str, ...]) -> str:
     if kind == "bad page state":
         why = _first(_WHY_DUMPED, lines)
         return f"{title}: {why.group(1)}" if why and why.group() != title else title
+    if kind == "slab corruption":
+        bytes_of = _first(_OVERWRITTEN, lines)
+        return re.sub(_SLAB, r"slab \1: ", title) + (f": {bytes_of.group(1)}" if bytes_of else "")
     if kind == "bad rss-counter":
         return re.sub(r" mm:\S+", "", title)
     if kind == "OOM":

@@ -14,7 +14,7 @@ from functools import cache
 
 from dmirror import splatforms
 from dmirror.paths import QEMU
-from dmirror.splatforms import CUT, DUMP, OTHERS, PANIC, PANICKED, RULE, STACK, Form
+from dmirror.splatforms import CUT, OTHERS, PANIC, PANICKED, RULE, STACK, Form
 
 KINDS = (
     "WARNING",
@@ -244,8 +244,11 @@ class _Reader:
             pass
         elif form is PANIC and _CONSEQUENCE.search(short):
             newest.ends, newest.over = form.ends, False
-        elif form is CUT and newest.form is DUMP:
-            newest.form, newest.ends, newest.name, newest.over = form, form.ends, -1, False
+        elif form.alone and form.kind == newest.form.leads_to:
+            newest.form, newest.ends, newest.over = form, form.ends, False
+            newest.name = -1 if form is CUT else len(newest.lines)
+        elif _is_words_of(newest, form):
+            newest.ends, newest.over = form.ends, False
         elif form.alone and not (form is CUT and newest.form.kind == "slab corruption"):
             self._begin(group, form, newest.lines[-1])
         elif unnamed is not None:
@@ -267,8 +270,14 @@ def _goes_on(group: _Group, form: Form | None, short: str) -> bool:
         return False
     if not all(text.over for text in group.texts):
         return True
-    if form is CUT and newest.form is DUMP:
-        return True
     if form is not None and form.alone:
-        return False
+        return form.kind == newest.form.leads_to
+    if form is not None and _is_words_of(newest, form):
+        return True
     return newest.form.goes_on is not None and newest.form.goes_on.search(short) is not None
+
+
+def _is_words_of(text: _Text, form: Form) -> bool:
+    """Whether a line that is a complaint by itself is what a WARN() says before its place: the console does not show
+    "cut here" (lib/bug.c says it at KERN_INFO)."""
+    return len(text.lines) == 1 and not text.form.alone and text.form.ends is None and form.kind in ("WARNING", "BUG")

@@ -163,6 +163,32 @@ def test_a_complaint_without_an_end_stops_at_the_next_test() -> None:
     assert found.lines == ("BUG: something", "more")
 
 
+REFCOUNT = WARN.replace("a page is still mapped", "refcount_t: underflow; use-after-free.")
+
+
+def test_a_warning_is_one_also_where_the_console_leaves_its_first_line_out() -> None:
+    whole, bare = (splats.parse(REFCOUNT.splitlines()[start:]) for start in (0, 2))
+    assert [(each.kind, each.title) for each in whole + bare] == [
+        ("refcount", "refcount_t: underflow; use-after-free.")
+    ] * 2
+    assert bare[0].lines == whole[0].lines[1:]
+
+
+DUMP = """\
+page: refcount:1 mapcount:0 mapping:0000000000000000 index:0x7f pfn:0x1055f2
+flags: 0x17ff80000000000(node=0|zone=2)
+page dumped because: VM_WARN_ON_PAGE(is_zone_device_page(page))
+"""
+
+
+def test_a_page_that_is_shown_first_belongs_to_the_warning() -> None:
+    bare = WARN.replace("a page is still mapped\n", "")
+    (found,) = splats.parse((DUMP + bare.removeprefix("dmirror: loaded\n")).splitlines())
+    assert (found.kind, found.lines[0][:15]) == ("WARNING", "page: refcount:")
+    (found,) = splats.parse(DUMP.splitlines())
+    assert (found.kind, len(found.lines)) == ("bad page state", 3)
+
+
 def test_a_complaint_cut_off_by_the_end_is_one() -> None:
     for length in range(2, 10):
         (found,) = splats.parse(WARN.splitlines()[:length])
