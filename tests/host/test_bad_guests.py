@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Real guests that go wrong in every way: each costs one verdict of the right class, and no other test is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmirror import journal
+from dmirror.kernel import prepare
+from dmirror.kernel.bad import build_bad
+from dmirror.paths import cache
+from dmirror.results import FAILED, PASSED
+
+# The user's own cache, before the tests get one each: a kernel is not built for this.
+_CACHE = cache()
+_IMAGES = sorted(_CACHE.glob("kernels/*-default-*/arch/x86/boot/bzImage"), key=lambda path: path.stat().st_mtime)
+
+pytestmark = pytest.mark.skipif(not _IMAGES, reason=f"no kernel is built yet in {_CACHE} (make builds one)")
+
+CONFTEST = """
+import os, signal
+from pathlib import Path
+
+def pytest_runtest_logstart(nodeid):
+    if "DMIRROR_IN_GUEST" in os.environ or "killed_qemu" not in nodeid:
+        return
+    for pid in Path(os.environ["DMIRROR_RUN"]).glob("*/qemu.pid"):
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+def pytest_runtest_logfinish(nodeid):
+    if "DMIRROR_IN_GUEST" in os.environ and "after_its_end" in nodeid:
+        Path("/dev/kmsg").write_text("<4>BUG: Bad rss-counter state mm:1")
+"""
+TESTS = """
+import os, subprocess, time
+from pathlib import Path
+import pytest
+
+DO = Path("/sys/kernel/debug/dmirror_bad/do")
+
+def bad(word):
+    if not DO.exists():
+        subprocess.run(["insmod", MODULE], check=True)
+    DO.write_text(word)
+
+def put(value, name): Path("/proc/sys/kernel", name).write_text(str(value))
+
+def test_good_0(): pass
+def test_warning(): bad("warn")
+def test_good_1(): pass
+def test_garbage(): bad("garbage")
+def test_good_2(): pass
+def test_after_its_end(): pass
+def test_good_3(): pass
+def test_null(): bad("null")
+def test_good_4(): pass
+def test_sysrq(): Path("/proc/sysrq-trigger").write_text("c")
+def test_good_5(): pass
+@pytest.mark.limit(15)
+def test_soft_lockup():
+    put(3, "watchdog_thresh")
+    bad("softlockup 100")
+def test_good_6(): pass
+@pytest.mark.limit(15)
+def test_hung_task():
+    put(3, "hung_task_timeout_secs")
+    bad("hung 100")
+def test_good_7(): pass
+def test_out_of_memory(): bad("memory")
+def test_good_8(): pass
+def test_killed_qemu(): time.sleep(50)
+def test_good_9(): pass
+def test_exit(): os._exit(3)
+def test_good_10(): pass
+@pytest.mark.limit(4)
+def test_too_long(): time.sleep(50)
+def test_good_11(): pass
+"""
+# The cause of each failure, and what is said of it.
+BAD = {
+    "test_warning": ("kernel", r"dmirror_bad: asked to warn"),
+    "test_after_its_end": ("kernel", r"after this test, before the next: Bad rss-counter"),
+    "test_null": ("crash", r"panicked: Fatal exception"),
+    "test_sysrq": ("crash", r"panicked: sysrq triggered crash"),
+    "test_soft_lockup": ("hang", r"no end within 15 s.*soft lockup"),
+    "test_hung_task": ("hang", r"no end within 15 s.*blocked .*for more than"),
+    "test_out_of_memory": ("crash", r"memory"),
+    "test_killed_qemu": ("harness", r"QEMU was ended by SIGKILL"),
+    "test_exit": ("crash", r"the interpreter in the guest ended with status 3"),
+    "test_too_long": ("timeout", r"no end within 4 s"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    kernel = prepare(kbuild=_IMAGES[-1].parents[3])
+    (tmp_path / "test_inner.py").write_text(f"MODULE = {os.fspath(build_bad(kernel))!r}\n{TESTS}")
+    return tmp_path
+
+
+def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", f"--dmirror-kbuild={_IMAGES[-1].parents[3]}", "--dmirror-run=run"]
+    command += ["--dmirror-driver=none", "--dmirror-guests=1", "--dmirror-memory=1024", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=480, check=False
+    )
+
+
+def _left(folder: Path) -> Iterator[str]:
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if os.fspath(folder / "run") in words:
+            yield words.replace("\0", " ")[:200]
+
+
+def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
+    ran = _pytest(folder)
+    said = ran.stdout + ran.stderr
+    run = journal.load(folder / "run")
+    names = re.findall(r"^def (test_\w+)", TESTS, re.MULTILINE)
+    verdicts = {nodeid.partition("::")[2]: verdict for nodeid, verdict in run.tests.items()}
+    assert sorted(verdicts) == sorted(names), said
+    for name, verdict in verdicts.items():
+        if name in BAD:
+            cause, text = BAD[name]
+            assert (verdict.outcome, verdict.cause) == (FAILED, cause), (name, verdict.text)
+            assert re.search(text, verdict.text, re.DOTALL), (name, verdict.text)
+        else:
+            assert verdict.outcome == PASSED, (name, verdict.text)
+    counts = Counter(verdict.outcome for verdict in verdicts.values())
+    assert (run.planned, run.ended is not None, ran.returncode) == (len(names), True, 1), said
+    # What came after a test passed is an error of it.
+    assert f"{counts[FAILED] - 1} failed, {counts[PASSED] + 1} passed, 1 error" in said
+    # With file and line, and the line itself.
+    assert re.search(r"bad\.c:\d+", verdicts["test_null"].text), verdicts["test_null"].text
+    assert "READ_ONCE" in verdicts["test_null"].text or "OPTIMIZER" in verdicts["test_null"].text
+    assert not list(_left(folder))
+
+
+def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
+    ran = _pytest(folder, "--dmirror-append=mem=20M")
+    assert ran.returncode == 2
+    assert "the guest did not come up" in ran.stdout + ran.stderr
+    assert journal.load(folder / "run").tests == {}
+    assert not list(_left(folder))
