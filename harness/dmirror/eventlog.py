@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dmirror import timeline
 from dmirror.calls import named
 from dmirror.events import OVERRUN, OWNERS, TYPES, Event
 from dmirror.memory import Span
@@ -104,11 +105,11 @@ class EventLog:
     ) -> None:
         self._running = False
         # A mirror that was closed took what was left along.
-        if self._mirror.fd < 0:
-            return
-        self._lost = self._mirror.own("LOG").lost
-        while self._take():
-            pass
+        if self._mirror.fd >= 0:
+            self._lost = self._mirror.own("LOG").lost
+            while self._take():
+                pass
+        timeline.keep(timeline.plain(self.seen, self._regions, device=self._mirror.device, lost=self.lost))
 
     def _take(self) -> list[Event]:
         data = os.read(self._mirror.fd, _AT_ONCE * _SIZE)

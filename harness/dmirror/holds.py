@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dmirror import timeline
 from dmirror.calls import bits, named, request
 from dmirror.events import KERNEL_EVENTS
 from dmirror.memory import Span
@@ -109,6 +111,7 @@ class Hold:
         }
         self._fd = -1
         self._noticed = False
+        self._held: tuple[int, int] | None = None  # since when (ns), and which thread
 
     def __enter__(self) -> Self:
         quieten()
@@ -146,6 +149,7 @@ class Hold:
             raise TimeoutError(f"nobody to hold came for {PATIENCE:.0f} s: {state}")
         if state.state != "held":
             raise HoldOver(state)
+        self._held = self._held or (time.monotonic_ns(), state.tid)
         return state
 
     def resume(self) -> None:
@@ -153,3 +157,7 @@ class Hold:
         failed = -lib.dm_ioctl(self._fd, lib.DMIRROR_HOLD_RESUME, ffi.NULL)
         if failed:
             raise OSError(failed, f"HOLD_RESUME on the hold at {self.point}: {os.strerror(failed)}")
+        if self._held is not None:
+            since, tid = self._held
+            timeline.held(since, time.monotonic_ns(), tid, self.point)
+            self._held = None

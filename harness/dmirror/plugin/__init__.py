@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["dmirror.plugin.options", "dmirror.plugin.markers", "dmirror.plugin.fixtures"]
+pytest_plugins = ["dmirror.plugin.options", "dmirror.plugin.markers", "dmirror.plugin.fixtures", "dmirror.plugin.logs"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
