@@ -17,6 +17,11 @@ from dmirror import contracts, figures, results
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
+from dmirror.report import table
+from dmirror.report.html import html
+from dmirror.report.junit import junit
+from dmirror.report.ktap import ktap
+from dmirror.report.summary import summaries
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, debugger, runs, symbols
 from dmirror.vm.guest import run
@@ -205,6 +210,15 @@ def _contracts(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    runs = table.chosen(args.folders)
+    for file, form in ((args.html, html), (args.junit, junit), (args.ktap, ktap)):
+        if file:
+            contracts.write(file, form(runs))
+    print(table.text(runs))
+    return 1 if any(one.failed for one in summaries(runs)) else 0
+
+
 def _build(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     uapi.ensure()
@@ -247,10 +261,17 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
-    table = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")
-    table.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
-    table.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
-    table.add_argument("--check", action="store_true", help="print only what is wrong")
+    listed = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")
+    listed.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
+    listed.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
+    listed.add_argument("--check", action="store_true", help="print only what is wrong")
+    report = add("report", _report, "what the last runs said: a table, and a page or a file for a machine")
+    report.add_argument(
+        "folders", nargs="*", metavar="RUN", type=Path, help="folders of runs (default: the last of each kernel)"
+    )
+    report.add_argument("--html", metavar="FILE", type=Path, help="as a page that stands alone")
+    report.add_argument("--junit", metavar="FILE", type=Path, help="as JUnit's XML")
+    report.add_argument("--ktap", metavar="FILE", type=Path, help="as KTAP, for the kernel's own CI")
     program.add_argument("program", metavar="PROGRAM", type=Path, help="such as docs/findings/h_11.py")
     program.add_argument("arguments", nargs="*", metavar="ARG", help="what it is given")
     gdb = add("gdb", _gdb, "gdb on a guest that runs, with the symbols of its kernel and its modules")

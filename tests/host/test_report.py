@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from test_picture import log_of
 
+from dmirror import cli
 from dmirror.journal import Journal, Run, Subject, load
+from dmirror.report import html as page_of
+from dmirror.report.html import html
 from dmirror.report.junit import junit
 from dmirror.report.ktap import ktap
+from dmirror.report.problems import problems
 from dmirror.report.summary import duration, printable, summaries
 from dmirror.results import CAUSES, DEFECT, FAILED, PASSED, SKIPPED, Complaint, Verdict
 
@@ -49,14 +55,7 @@ def broken() -> dict[str, Verdict]:
 def made(tmp_path: Path) -> Callable[..., Run]:
     """Writes the record of a run and reads it again."""
 
-    def make(
-        tests: dict[str, Verdict],
-        kernel: str = "7.3.4",
-        *,
-        planned: int | None = None,
-        ended: bool = True,
-        **fields: str,
-    ) -> Run:
+    def make(tests: dict[str, Verdict], *, planned: int | None = None, ended: bool = True, **fields: str) -> Run:
         folder = tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}"
         folder.mkdir()
         subject = {"kernel": "7.3.4", "release": "7.3.4", "source": "8c1d", "config": "e3f1", "flavour": "default"}
@@ -66,7 +65,8 @@ def made(tmp_path: Path) -> Callable[..., Run]:
         for nodeid, verdict in tests.items():
             journal.add(nodeid, verdict)
         if ended:
-            journal.close()
+            journal.end()
+        journal.close()
         return load(folder)
 
     return make
@@ -239,3 +239,189 @@ class TestJunit:
         suite = ElementTree.fromstring(junit([made(TESTS, planned=9)])).find("testsuite")
         assert (suite.get("tests"), suite.get("errors")) == ("5", "1")
         assert suite.find("testcase/error").get("message") == "cut off after 4 of 9 tests"
+
+
+class Page(HTMLParser):
+    """A page: its text by tag, attributes of all tags; raises for a tag that is not closed, or closed twice."""
+
+    VOID = ("meta", "input", "br")
+    OPTIONAL = ("td", "th")  # their end may be left out
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in self.OPTIONAL:
+            self._leave_out()
+            self.handle_data(" ")
+        if tag not in self.VOID:
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.OPTIONAL:
+            self._leave_out()
+        assert self.open.pop() == tag, self.getpos()
+
+    def _leave_out(self) -> None:
+        while self.open and self.open[-1] in self.OPTIONAL:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+    def text(self, tag: str) -> str:
+        """The text of all such tags, with single spaces."""
+        return " ".join(" ".join(self.texts.get(tag, [])).split())
+
+
+def page(*runs: Run) -> Page:
+    return Page(html(runs))
+
+
+class TestHtml:
+    def test_it_stands_alone_and_every_link_leads_somewhere(self, made):
+        shown = page(made(broken()), made(TESTS, flavour="debug"))
+        ids = {attributes["id"] for _, attributes in shown.tags if "id" in attributes}
+        links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
+        assert len(links) >= 12 and {link[1:] for link in links} <= ids
+        assert {tag for tag, _ in shown.tags} & {"link", "img", "iframe", "object", "base"} == set()
+        assert not any("src" in attributes for _, attributes in shown.tags)
+        assert re.findall(r"https?://|url\(|@import|//[a-z]+\.", html([made(broken())])) == []
+
+    def test_the_heading_says_what_to_know(self, made):
+        assert page(made(TESTS)).text("h1") == "✓ Everything passed"
+        assert page(made(TESTS), made(TESTS)).text("h1") == "✓ All 2 runs passed"
+        assert page(made(TESTS), made(TESTS, planned=9)).text("h1") == "✂ 1 of 2 runs cut off"
+        assert page(made(TESTS), made(broken())).text("h1") == "✗ 6 tests fail, in 1 of 2 runs"
+
+    def test_what_was_cut_off_is_said_on_top(self, made):
+        assert "7.3.4: cut off after 4 of 9 tests" in page(made(TESTS, planned=9, ended=False)).text("header")
+
+    def test_the_matrix_has_words_for_every_run(self, made):
+        text = page(made(broken()), made(TESTS, flavour="debug"), made({}, kernel="6.1", planned=3)).text("main")
+        for words in ("✗ 6 failed", "✓ passed", "✂ cut off", "not run", "1 known defect, 2 skipped"):
+            assert words in text
+
+    def test_a_failure_shows_everything_that_was_said(self, made):
+        run = made(broken())
+        (run.folder / "gw0").mkdir()
+        lines = ["boot", f"dmirror-test: {BAD}::test_kernel", "a <word> & more", "dmirror-test: another", "not this"]
+        (run.folder / "gw0/console.log").write_text("\n".join(lines))
+        text = "\n".join(page(run).texts["pre"])
+        for part in (SPLAT.decoded, SPLAT.raw, BEHIND.decoded, "assert '<b>' == 2", "a <word> & more"):
+            assert part in text
+        kernel = next(pre for pre in page(run).texts["pre"] if "a <word>" in pre)
+        assert "not this" not in kernel and "boot" not in kernel
+
+    def test_nothing_of_a_test_is_markup(self, made):
+        evil = "</pre></details><script>alert(1)</script><b>"
+        verdict = failed("kernel", complaints=[Complaint("warning", evil, evil, evil + "x")])
+        verdict.text = f"E {evil}\n> {evil}\n{evil}"
+        verdict.logs = [log_of(["MIGRATE_PAGES", 0, 4, "", 4], name=evil)]
+        tests = {f"a.py::test[{evil}]": verdict, "a.py::skip": Verdict(SKIPPED, [], evil)}
+        text = html([made(tests, kernel=evil, driver=evil)])
+        assert "alert(1)" in text
+        assert text.count("<script>") == 1
+        Page(text)
+
+    def test_reasons_come_once_with_the_tests_that_have_them(self, made):
+        shown = page(made(TESTS), made(TESTS, flavour="debug"))
+        reasons = [one for one in shown.texts["summary"] if "forgets" in one]
+        assert [" ".join(one.split()) for one in reasons] == [
+            "the kernel forgets it at times 1 test on 7.3.4, 7.3.4 debug"
+        ]
+
+    def test_tests_are_by_file_with_a_word_for_each_run(self, made):
+        other = made({f"{FILE}::test_passes": Verdict(FAILED, [], cause="assertion", text="E no")}, kernel="6.1")
+        rows = [" ".join(row.split()) for row in page(made(TESTS), other).texts["tr"]]
+        none = "\N{EN DASH}"
+        assert {"test_passes pass FAIL", f"test_defect[x::y] defect {none}", f"test_skips skip {none}"} <= set(rows)
+
+    def test_a_log_without_events_has_no_picture(self, made):
+        tests = {"a.py::t": failed("assertion", logs=[log_of(areas=[])])}
+        assert page(made(tests)).texts.get("svg") is None
+
+    def test_what_does_not_fit_is_left_out_and_said(self, made, monkeypatch):
+        monkeypatch.setattr(page_of, "_FAILURES_ROOM", 50_000)
+        text = "E " + "x" * 30_000
+        tests = {f"a.py::test_{n}": Verdict(FAILED, [], cause="assertion", text=text) for n in range(10)}
+        shown = html([made(tests)])
+        assert 32_000 < len(shown) < 90_000
+        assert shown.count("The page would be too long") == 7
+        assert shown.count('<details class="failure"') == 10
+
+
+class TestProblems:
+    def test_failures_that_look_alike_are_one_with_the_worst_first(self, made):
+        def oops(number: int) -> Verdict:
+            title = f"BUG: at mm/hmm.c:{number} frob+0x{number:x}/0x400"
+            return failed("kernel", complaints=[Complaint("bug", title, title, title)])
+
+        one = made({"a.py::t[1]": failed("assertion"), "a.py::t[2]": failed("assertion"), "b.py::t": oops(1)})
+        other = made(
+            {"a.py::t[1]": failed("assertion"), "c.py::u": oops(77), "c.py::v": failed("assertion")}, kernel="6.1"
+        )
+        found = problems(summaries([one, other]))
+        assert [(problem.cause, len(problem.failures), problem.subject) for problem in found] == [
+            ("kernel", 2, ""),
+            ("assertion", 3, "t"),
+            ("assertion", 1, "v"),
+        ]
+        assert found[0].runs == ["7.3.4", "6.1"]
+
+
+class TestVerb:
+    @pytest.fixture
+    def runs(self, made, tmp_path, monkeypatch):
+        """The cache's folder of runs has those that are made."""
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache/runs").symlink_to(tmp_path)
+        return made
+
+    def test_without_a_record_it_says_what_leaves_one(self, capsys):
+        assert cli.main(["report"]) == 2
+        assert "make test" in capsys.readouterr().err
+
+    def test_a_folder_without_a_record_is_named(self, tmp_path, capsys):
+        assert cli.main(["report", str(tmp_path)]) == 2
+        assert f"{tmp_path} has no record of a run" in capsys.readouterr().err
+
+    def test_the_last_run_of_each_kernel_flavour_and_driver_counts(self, runs, capsys):
+        runs(broken())
+        runs(TESTS, flavour="debug")
+        runs(TESTS, kernel="6.12.1", driver="test_hmm")
+        runs(TESTS)
+        assert cli.main(["report"]) == 0
+        lines = [line.split()[:8] for line in capsys.readouterr().out.splitlines()]
+        assert lines[1:] == [
+            ["6.12.1", "default", "test_hmm", "1", "0", "1", "2", "0.0"],
+            ["7.3.4", "debug", "dmirror", "1", "0", "1", "2", "0.0"],
+            ["7.3.4", "default", "dmirror", "1", "0", "1", "2", "0.0"],
+        ]
+
+    def test_a_failure_or_a_run_that_was_cut_off_ends_with_1(self, runs, capsys):
+        assert cli.main(["report", str(runs(broken()).folder)]) == 1
+        assert cli.main(["report", str(runs(TESTS, planned=9).folder)]) == 1
+        assert "7.3.4: cut off after 4 of 9 tests" in capsys.readouterr().out
+
+    def test_files_are_written(self, runs, tmp_path):
+        run = runs(broken())
+        names = {name: tmp_path / f"out.{name}" for name in ("html", "junit", "ktap")}
+        options = [f"--{name}={file}" for name, file in names.items()]
+        assert cli.main(["report", *options, str(run.folder)]) == 1
+        assert names["ktap"].read_text() == ktap([run])
+        assert names["junit"].read_text() == junit([run])
+        assert names["html"].read_text() == html([run])
+        assert cli.main(["report", f"--html={tmp_path}/none/page.html", str(run.folder)]) == 2

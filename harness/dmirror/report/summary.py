@@ -75,7 +75,7 @@ def by_file(run: Run) -> dict[str, dict[str, Verdict]]:
 def headline(verdict: Verdict) -> str:
     """Why a test failed, in one line: the kernel's words where it has some, else the first that pytest has marked."""
     if verdict.complaints and verdict.cause != "assertion":
-        return said(verdict.complaints[0])
+        return one_line(verdict.complaints[0].title)
     lines = [line.strip() for line in printable(verdict.text).splitlines() if line.strip()]
     marked = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")]
     first = next(iter(marked or lines), verdict.reason)

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+// The box that picks tests by name and outcome; without it everything is there, only folded.
+"use strict";
+(() => {
+  const form = document.getElementById("filter");
+  const name = document.getElementById("name");
+  const outcome = document.getElementById("outcome");
+  const found = document.getElementById("found");
+  const rows = [...document.querySelectorAll("table.tests tr")].filter((row) => row.cells[0].tagName === "TD");
+  const files = [...document.querySelectorAll("details.file")];
+  const failures = [...document.querySelectorAll("details.failure")];
+  const problems = [...document.querySelectorAll("article.problem")];
+  const timelines = [...document.querySelectorAll("details.timeline")];
+  for (const row of rows) {
+    const file = row.closest("details").querySelector("summary").textContent;
+    row.words = (file + "::" + row.cells[0].textContent).toLowerCase();
+  }
+
+  function apply() {
+    const word = name.value.trim().toLowerCase();
+    const wanted = outcome.value;
+    const any = !word && !wanted;
+    let count = 0;
+    for (const row of rows) {
+      row.hidden = !(row.words.includes(word) && (!wanted || row.querySelector("td." + wanted[0])));
+      count += !row.hidden;
+    }
+    for (const file of files) {
+      const left = file.querySelector("tbody tr:not([hidden])") !== null;
+      file.hidden = !left;
+      if (!any && left && count <= 200) file.open = true;
+      if (any) file.open = false;
+    }
+    for (const failure of failures)
+      failure.hidden = !failure.dataset.name.toLowerCase().includes(word) || (wanted !== "" && wanted !== "failed");
+    for (const problem of problems) problem.hidden = problem.querySelector("details.failure:not([hidden])") === null;
+    for (const timeline of timelines)
+      timeline.hidden = !timeline.querySelector("summary").textContent.toLowerCase().includes(word);
+    found.textContent = any ? rows.length + " tests" : count + " of " + rows.length + " tests";
+  }
+
+  function show() {
+    const target = document.getElementById(location.hash.slice(1));
+    if (target === null) return;
+    const first = target.matches("details") ? target : target.querySelector("details");
+    if (first !== null) first.open = true;
+    target.scrollIntoView();
+  }
+
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  name.addEventListener("input", apply);
+  outcome.addEventListener("change", apply);
+  window.addEventListener("hashchange", show);
+  apply();
+  show();
+})();
