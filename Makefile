@@ -6,10 +6,12 @@
 #   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
 #   T=expression     a part of the tests (pytest -k)       TORTURE=1800   seconds for each torture test
 #   SEED=N           where they begin, as a failure says   TIMES=50       how often each device test runs
-#   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts as a page
+#   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts, or the matrix, as a page
+#   KERNELS=6.1,7.2  of a matrix; so FLAVOURS=, DRIVERS=   RESUME=1       go on with the last matrix, or that folder's
+#   GUESTS=N         of a matrix, how many at once
 
 DMIRROR := .venv/bin/dmirror
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -35,11 +37,17 @@ shell: setup
 contracts: setup
 	@$(DMIRROR) contracts $(if $(HTML),--html "$$HTML")
 
+matrix: setup
+	@$(DMIRROR) matrix $(if $(KERNELS),--kernels "$$KERNELS") $(if $(FLAVOURS),--flavours "$$FLAVOURS") \
+		$(if $(DRIVERS),--drivers "$$DRIVERS") $(if $(T),-k "$$T") $(if $(GUESTS),--guests "$$GUESTS") \
+		$(if $(RESUME),--resume $(if $(filter-out 1,$(RESUME)),"$$RESUME")) $(if $(HTML),--html "$$HTML") \
+		$(if $(APPEND),--append="$$APPEND")
+
 lint: setup
 	@sh scripts/lint.sh
 
 setup:
 	@sh scripts/setup.sh
 
-.PHONY: demo test peer bench shell contracts lint setup
+.PHONY: demo test peer bench shell contracts matrix lint setup
 .DEFAULT_GOAL := demo

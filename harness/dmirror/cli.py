@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dmirror import contracts, figures, results
+from dmirror import contracts, figures, matrix, results
 from dmirror.errors import CannotRun
 from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
@@ -22,11 +22,14 @@ from dmirror.report.html import html
 from dmirror.report.junit import junit
 from dmirror.report.ktap import ktap
 from dmirror.report.summary import summaries
+from dmirror.screen import screen
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, debugger, runs, symbols
 from dmirror.vm.guest import run
-from dmirror.vm.spec import MEMORY_MIB, GuestSpec, driver
+from dmirror.vm.room import fitting
+from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
 
+_LAST = Path()  # matrix
 _NO_TESTS = 5  # pytest's status when nothing was selected
 
 
@@ -36,6 +39,14 @@ def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--kdir", metavar="TREE", type=Path, help="a kernel tree, built in the cache, not written to")
     which.add_argument("--kbuild", metavar="BUILD", type=Path, help="a built tree, used as it is")
     which.add_argument("--flavour", metavar="NAME", default="default", help="another build of that kernel")
+
+
+def _guests(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0, or auto")
+    return int(text)
 
 
 def _add_guest_options(parser: argparse.ArgumentParser) -> None:
@@ -219,6 +230,27 @@ def _report(args: argparse.Namespace) -> int:
     return 1 if any(one.failed for one in summaries(runs)) else 0
 
 
+def _matrix(args: argparse.Namespace) -> int:
+    more = {"expression": args.expression or "", "append": args.append, "pytest": tuple(args.pytest)}
+    wanted = matrix.plan(args.kernels, args.flavours, args.drivers, memory_mib=args.memory, **more)
+    if args.resume is None:
+        folder = runs.new(matrix.KIND)
+    else:
+        if wanted != matrix.plan("all", "default", "dmirror"):
+            raise CannotRun("--resume goes on with what that matrix was started with", "leave the other options out")
+        folder = matrix.last() if args.resume == _LAST else args.resume.expanduser().resolve()
+        wanted = matrix.recall(folder)
+        runs.again(folder)
+    work = matrix.Matrix(folder, wanted, matrix.commands(wanted))
+    with screen() as show:
+        work.run(args.guests or fitting(CPUS, wanted.memory_mib), show)
+    print(work.text())
+    if work.interrupted is not None:
+        print("dmirror: interrupted; dmirror matrix --resume goes on", file=sys.stderr)
+        return 128 + work.interrupted
+    return work.status()
+
+
 def _build(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     uapi.ensure()
@@ -279,6 +311,23 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (gdb, log):
         verb.add_argument("--folder", metavar="DIR", type=Path, help="that of the guest (default: the last one's)")
     gdb.add_argument("arguments", nargs="*", metavar="-- ARGS", help="more arguments for gdb")
+    many = add("matrix", _matrix, "the host tests, then the device tests on kernels x flavours x drivers, side by side")
+    many.add_argument("--kernels", metavar="LIST", default="all", help="such as 6.1,7.2 or ./linux (default: all)")
+    many.add_argument("--flavours", metavar="LIST", default="default", help="such as default,debug, or all")
+    many.add_argument("--drivers", metavar="LIST", default="dmirror", help="dmirror,test_hmm, or all")
+    many.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")
+    many.add_argument("--guests", metavar="N", type=_guests, help="how many at once (default: auto, as many as fit)")
+    many.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        const=_LAST,
+        help="run what has no verdict yet in the last matrix, or in that one",
+    )
+    many.add_argument("--html", metavar="FILE", type=Path, help="the report as a page, there too")
+    _add_guest_options(many)
+    many.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser

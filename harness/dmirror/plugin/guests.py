@@ -38,19 +38,17 @@ from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import panic
 from dmirror.vm.image import python_image
 from dmirror.vm.interpreter import outcome, run_dir
+from dmirror.vm.room import fitting
 from dmirror.vm.spec import GuestSpec, driver
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling  # type: ignore[import-untyped]
     from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
-_MOST_GUESTS = 8
 # Guests in a row that died before their first test: after so many the next will die too.
 _MOST_STILLBORN = 2
 # A guest's interpreter shows every five seconds that it runs.
 _SILENCE_S = 60.0
-# What a guest may use of the host's memory beyond its own: QEMU's code cache and page tables.
-_OVERHEAD_MIB = 512
 
 
 def configure(config: pytest.Config) -> None:
@@ -84,7 +82,7 @@ def configure(config: pytest.Config) -> None:
         _warm(config)
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
-    count = option.dmirror_guests or _fitting(spec)
+    count = option.dmirror_guests or fitting(spec.cpus, spec.memory_mib)
     (run / "guest.json").write_text(spec.to_json())
     # The interpreters are children of this process and find their guest's description through the
     # environment.
@@ -164,16 +162,6 @@ def _modules(kernel: Kernel, option: argparse.Namespace) -> tuple[str, ...]:
     if option.dmirror_driver == "none":
         return ()
     return (driver(driver_module(kernel, option.dmirror_driver), option.dmirror_memory),)
-
-
-def _fitting(spec: GuestSpec) -> int:
-    processors = len(os.sched_getaffinity(0)) // spec.cpus
-    available = next(
-        int(line.split()[1]) // 1024
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable:")
-    )
-    return max(1, min(processors, available // (spec.memory_mib + _OVERHEAD_MIB), _MOST_GUESTS))
 
 
 @dataclass

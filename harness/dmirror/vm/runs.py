@@ -10,17 +10,18 @@ import tempfile
 import time
 from pathlib import Path
 
+from dmirror.errors import CannotRun
 from dmirror.paths import cache
 
 _RUNS_KEPT = 20
 
 
-def new() -> Path:
-    """A new folder for a run's guests and their consoles; the oldest runs that have ended are forgotten.
+def new(kind: str = "runs") -> Path:
+    """A new folder for a run's guests and their consoles; the oldest runs of its kind that have ended are forgotten.
 
     The run has ended with this process, which holds a lock (flock(2)) on its folder until then.
     """
-    runs = cache() / "runs"
+    runs = cache() / kind
     runs.mkdir(parents=True, exist_ok=True)
     for old in sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]:
         _forget(old)
@@ -32,6 +33,14 @@ def kept(run: Path) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     fcntl.flock(os.open(run, os.O_RDONLY), fcntl.LOCK_SH)
     return run
+
+
+def again(run: Path) -> None:
+    """Take up a run that has ended. Raises CannotRun while another process is at it."""
+    try:
+        fcntl.flock(os.open(run, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CannotRun(f"{run} is still under way in another process", "let that one end, or interrupt it") from error
 
 
 def _forget(run: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+CPUS = 2
 # With this much memory the last GiB below 7 GiB (3 of the GiB are below 4 GiB, or 2, the rest is above) is kept from
 # the guest's kernel, and two devices get coherent memory in it.
 MEMORY_MIB = 6144
@@ -29,7 +30,7 @@ class GuestSpec:
     release: str
     modules: tuple[str, ...] = ()  # each an absolute path of a .ko followed by its parameters
     memory_mib: int = MEMORY_MIB  # less than this default: no coherent devices
-    cpus: int = 2
+    cpus: int = CPUS
     append: str = ""  # more of the kernel's command line, after our own
     limit_s: float = 60  # from the start to the command, before it is multiplied by
     slowdown: float = 1.0  # how much longer everything may take on this kernel
