@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """The `dmirror` command: the verbs of the Makefile, each with --help.
 
-Exit status: 0 all passed, 1 a test failed, 2 could not run, which is said in one line with the mend.
+Exit status: 0 all passed, 1 a test failed, 2 could not run, which is said in one line with the mend. With --bisect, for
+`git bisect run`: 0, 1, 125 where the tree cannot be tested, 128 where that is not the tree's fault.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
-from dmirror import contracts, figures, matrix, results
-from dmirror.errors import CannotRun
-from dmirror.kernel import Kernel, build_peer, driver_module, prepare, refresh
+from dmirror import contracts, figures, mails, matrix, results, series, trial
+from dmirror.errors import CannotRun, Untestable
+from dmirror.kernel import Kernel, base, build_peer, driver_module, prepare, refresh
 from dmirror.paths import ROOT
 from dmirror.report import table
 from dmirror.report.html import html
@@ -31,6 +34,9 @@ from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
 
 _LAST = Path()  # matrix
 _NO_TESTS = 5  # pytest's status when nothing was selected
+# What `git bisect run` takes for "cannot be tested, skip it", and for "stop here".
+_SKIP = 125
+_STOP = 128
 
 
 def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
@@ -166,20 +172,27 @@ def _chosen(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or ["tests/device"]
 
 
-def _test(args: argparse.Namespace) -> int:
-    # First what takes long or cannot be done: a wrong name need not wait for the host tests.
-    driver_module(_prepare(args), args.driver)
-    host = _pytest(args, "tests/host")
-    if host not in (0, 1, _NO_TESTS):
-        return 2
+def _guest_options(args: argparse.Namespace) -> list[str]:
+    """For pytest."""
     options = [f"--dmirror-memory={args.memory}", f"--dmirror-driver={args.driver}"]
     options += [f"--dmirror-flavour={args.flavour}", f"--dmirror-append={args.append}"]
+    return [*options, f"--dmirror-guests={args.guests}"] if args.guests is not None else options
+
+
+def _test(args: argparse.Namespace) -> int:
+    # First what takes long or cannot be done: a wrong name need not wait for the host tests.
+    kernel = _prepare(args)
+    driver_module(kernel, args.driver)
+    host = 0 if args.bisect else _pytest(args, "tests/host")
+    if host not in (0, 1, _NO_TESTS):
+        return 2
+    options = _guest_options(args)
     if args.kdir is None and args.kbuild is None:
         options.append(f"--dmirror-kernel={args.kernel or _default_kernel()}")
     else:
         given = {"kernel": args.kernel, "kdir": args.kdir, "kbuild": args.kbuild}
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
-    given = {"guests": args.guests, "torture": args.torture, "seed": args.seed}
+    given = {"torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     tests = ["tests/device"]
     if args.random is not None:
@@ -187,12 +200,65 @@ def _test(args: argparse.Namespace) -> int:
     if args.times is not None:
         options.append(f"--count={args.times}")
         tests = _chosen(args)
+    if args.bisect:
+        return _bisect(args, kernel, [*tests, *options])
     device = _pytest(args, *tests, *options)
     if device not in (0, 1, _NO_TESTS):
         return 2
     if host == device == _NO_TESTS:
         raise CannotRun(f"no test matches {args.expression!r}", "make test T= takes an expression of pytest -k")
     return 1 if 1 in (host, device) else 0
+
+
+def _bisect(args: argparse.Namespace, kernel: Kernel, arguments: list[str]) -> int:
+    """Good or bad. Raises Untestable where no test says."""
+    tests = _device_tests(args, kernel, arguments)
+    outcomes = {verdict.outcome for verdict in tests.values()}
+    if outcomes == {results.SKIPPED}:
+        reason = next(iter(tests.values())).reason
+        raise Untestable("run any of these tests", f"all of them were skipped: {reason}", "choose others with -k")
+    return int(results.FAILED in outcomes)
+
+
+def _device_tests(
+    args: argparse.Namespace, kernel: Kernel, arguments: list[str], *, title: str = "", log: Path | None = None
+) -> dict[str, results.Verdict]:
+    """Verdicts by node id; what pytest prints goes to `log`, if there is one."""
+    selection = ["-k", args.expression] if args.expression else []
+    with tempfile.TemporaryDirectory(prefix="dmirror-") as scratch:
+        junit = Path(scratch) / "junit.xml"
+        status = trial.run([*arguments, *selection, *args.pytest], junit=junit, title=title, log=log)
+        return trial.verdicts(
+            status, junit, expression=args.expression, guest=lambda: _in_guest(args, kernel, ["true"])
+        )
+
+
+def _series(args: argparse.Namespace) -> int:
+    read = mails.read(args.mails)
+    for line in read.left_out:
+        print(f"dmirror: left out: {line}", file=sys.stderr)
+    tree = base(kernel=args.base, kdir=args.kdir, flavour=args.flavour)
+
+    def attempt(place: Path, name: str, log: Path) -> dict[str, str]:
+        kernel = prepare(kdir=place, flavour=args.flavour)
+        driver_module(kernel, args.driver)
+        arguments = [f"--dmirror-kdir={place}", *_guest_options(args)]
+        tests = _device_tests(args, kernel, arguments, title=f"testing {name}", log=log)
+        return {test: verdict.outcome for test, verdict in tests.items()}
+
+    rows: list[series.Row] = []
+    try:
+        for row in series.run(tree, read.patches, attempt, what=repr(_what(args)), resume=args.resume):
+            rows.append(row)
+    finally:
+        if rows:  # also what there is so far of a series that was interrupted
+            print(series.text(rows, series.folder_of(tree) / "logs"))
+    return series.verdict(rows)
+
+
+def _what(args: argparse.Namespace) -> list[object]:
+    """What verdicts depend on beside the kernel's source."""
+    return [args.flavour, args.driver, args.append, args.memory, args.expression, args.pytest]
 
 
 def _default_kernel() -> str:
@@ -292,7 +358,20 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
     test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
+    test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+    patches = add("series", _series, "a patch series on a copy of a tree: does each patch build, what fails with it")
+    which = patches.add_argument_group("what it is tried on (default: the newest stable series)")
+    which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
+    which.add_argument("--kdir", metavar="TREE", type=Path, help="a kernel tree, copied, not written to")
+    which.add_argument("--flavour", metavar="NAME", default="default", help="another build of it")
+    _add_guest_options(patches)
+    patches.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
+    patches.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")
+    patches.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
+    patches.add_argument("--resume", action="store_true", help="take verdicts that an earlier run came to")
+    patches.add_argument("mails", nargs="+", metavar="MBOX", type=Path, help="the series, as `git am` takes it")
+    patches.set_defaults(pytest=[])
     listed = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")
     listed.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
     listed.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
@@ -335,13 +414,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    args = _parser().parse_args(argv)
+    bisecting = "--bisect" in (sys.argv[1:] if argv is None else argv)
     try:
+        args = _parser().parse_args(argv)
         status: int = args.function(args)
     except CannotRun as error:
         print(f"dmirror: {error}", file=sys.stderr)
+        if bisecting:
+            return _SKIP if isinstance(error, Untestable) else _STOP
         return 2
     except KeyboardInterrupt:
         print("dmirror: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as error:  # of argparse, with 2, or of a signal
+        if bisecting and error.code:
+            raise SystemExit(_STOP) from error
+        raise
+    except Exception:
+        if not bisecting:
+            raise
+        traceback.print_exc()  # whose status would be 1
+        return _STOP
     return status

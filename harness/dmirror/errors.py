@@ -14,3 +14,11 @@ class CannotRun(Exception):
         super().__init__(f"{what}; {mend}")
         self.what = what
         self.mend = mend
+
+
+class Untestable(CannotRun):
+    """The kernel tree is to blame, another one may do: `verb` is what it does not do, "build" or "boot"."""
+
+    def __init__(self, verb: str, what: str, mend: str) -> None:
+        super().__init__(what, mend)
+        self.verb = verb

@@ -13,7 +13,7 @@ from dmirror.kernel.module import build_module, driver_module
 from dmirror.kernel.peer import build_peer
 from dmirror.paths import cache
 
-__all__ = ["Kernel", "build_module", "build_peer", "driver_module", "prepare", "refresh", "source_of"]
+__all__ = ["Kernel", "base", "build_module", "build_peer", "driver_module", "prepare", "refresh", "source_of"]
 
 
 def prepare(
@@ -40,6 +40,15 @@ def prepare(
         if kdir is not None:
             return _build.build(source.given(kdir), flavour)
         return _build.build(source.packaged(catalogue.load().find(kernel)), flavour)
+
+
+def base(*, kernel: str | None = None, kdir: Path | None = None, flavour: str = "default") -> source.Source:
+    """A source to work on a copy of: of a known series, or a tree. Raises CannotRun, also for an unknown flavour."""
+    if kernel is not None and kdir is not None:
+        raise CannotRun(f"KERNEL={kernel} and KDIR={kdir} name two kernels", "give one of them")
+    config.options(flavour)
+    with disk.watched(cache()):
+        return source.given(kdir) if kdir is not None else source.packaged(catalogue.load().find(kernel))
 
 
 def refresh(kernel: str | None = None) -> str:

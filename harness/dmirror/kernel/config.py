@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmirror.errors import CannotRun
+from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel.kconfig import Kconfig
 from dmirror.paths import QEMU
 
@@ -91,7 +91,8 @@ def verify(wanted: Sequence[Option], config: Mapping[str, str], kconfig: Kconfig
         return
     first, *others = failed
     also = f"; neither did {', '.join('CONFIG_' + option.name for option in others)}" if others else ""
-    raise CannotRun(
+    raise Untestable(
+        "build",
         f"{first.where}: CONFIG_{first.name}={first.value} did not take, it is {config.get(first.name, 'n')};"
         f" {kconfig.explain(first.name, first.value, config)}{also}",
         "add what is off to the fragment, or take the option out of it",

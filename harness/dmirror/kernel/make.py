@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dmirror.errors import CannotRun
+from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import disk, progress, tools
 
 _STEP = re.compile(r"  [A-Z][A-Z0-9_]* +(?:\[[A-Z]\] +)?(\S+)")
@@ -89,7 +89,10 @@ def _failure(what: str, log: Path) -> CannotRun:
         (line for line in found if re.search(r"\berror\b", line)),
         found[0] if found else "make gave no reason",
     )
-    return CannotRun(f"{what} failed: {first.strip()}", f"the full log is {log}")
+    failed, where = f"{what} failed: {first.strip()}", f"the full log is {log}"
+    if any("Killed signal" in line for line in found):  # by the host's kernel, which had no memory left
+        return CannotRun(failed, where)
+    return Untestable("build", failed, where)
 
 
 def _bound_to_us() -> list[str]:

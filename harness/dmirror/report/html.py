@@ -16,6 +16,7 @@ from dmirror.report.picture import PLACES, Picture, picture
 from dmirror.report.problems import Failure, problems
 from dmirror.report.summary import Summary, by_file, duration, printable, said, summaries
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Verdict
+from dmirror.splats import TEST_STARTS
 from dmirror.vm import console
 
 WORDS = {PASSED: "pass", FAILED: "FAIL", DEFECT: "defect", SKIPPED: "skip"}
@@ -158,9 +159,9 @@ def _console(failure: Failure) -> str:
     if not failure.verdict.console:
         return ""
     text = console.read(failure.run.run.folder / failure.verdict.console)
-    starts = text.rfind(f"{console.TEST_STARTS}{failure.nodeid}"[:800])
+    starts = text.rfind(f"{TEST_STARTS}{failure.nodeid}"[:800])
     if starts >= 0:
-        following = text.find(console.TEST_STARTS, starts + len(console.TEST_STARTS))
+        following = text.find(TEST_STARTS, starts + len(TEST_STARTS))
         text = text[text.rfind("\n", 0, starts) + 1 : following if following >= 0 else None]
     lines = printable(text).splitlines()
     if len(lines) > _CONSOLE_LINES:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dmirror.errors import CannotRun
+from dmirror.errors import CannotRun, Untestable
 from dmirror.vm import accelerator, command, console
 from dmirror.vm.image import python_image
 from dmirror.vm.pump import Pump
@@ -52,7 +52,9 @@ def run(spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = 
         return outcome.status
     print(console.tail(run_dir / console.LOG), file=sys.stderr, flush=True)
     if not outcome.came_up:
-        raise CannotRun(f"the guest did not come up: {outcome.failure}", f"its console is in {run_dir / console.LOG}")
+        what, where = f"the guest did not come up: {outcome.failure}", f"its console is in {run_dir / console.LOG}"
+        # A kernel that has not said a word may not have been started.
+        raise Untestable("boot", what, where) if console.read(run_dir / console.LOG).strip() else CannotRun(what, where)
     print(f"dmirror: {outcome.failure}; its console is in {run_dir / console.LOG}", file=sys.stderr, flush=True)
     return DIED
 

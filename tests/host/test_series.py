@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A series on a copy of a tree: what is tried, what is said of each patch, what stays untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import git
+
+from dmirror import series, trial
+from dmirror.errors import CannotRun, Untestable
+from dmirror.kernel import base
+from dmirror.kernel.source import Source
+from dmirror.mails import Patch
+from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED
+
+_CODE = "int hmm;\n"
+
+
+def patch(number: int, old: str, new: str) -> Patch:
+    """One that turns the line of mm/hmm.c into another."""
+    diff = (
+        f"diff --git a/mm/hmm.c b/mm/hmm.c\n--- a/mm/hmm.c\n+++ b/mm/hmm.c\n@@ -1 +1 @@\n-{old}\n+{new}\n-- \n2.39.5\n"
+    )
+    return Patch(number, f"mm: {new}", diff.encode())
+
+
+def chain(*lines: str) -> list[Patch]:
+    """A series that gives the file one of these lines after another."""
+    before = [_CODE.strip(), *lines]
+    return [patch(number, before[number - 1], line) for number, line in enumerate(lines, 1)]
+
+
+class Stub:
+    """In the place of builds and guests: a test fails where the tree has its name in it."""
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+
+    def __call__(self, tree: Path, name: str, log: Path) -> dict[str, str]:
+        code = (tree / "mm/hmm.c").read_text()
+        self.tried.append(name)
+        log.write_text("said")
+        for verb in ("build", "boot"):
+            if f"no_{verb}" in code:
+                raise Untestable(verb, f"mm/hmm.c:1: {verb}: no", "mend it")
+        if "no_disk" in code:
+            raise CannotRun("the disk is full", "free some space")
+        return {"t.py::skipped": SKIPPED, "t.py::defect": DEFECT} | {
+            f"t.py::{test}": FAILED if test in code else PASSED for test in ("one", "two", "three")
+        }
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture
+def source(tree: Path) -> Source:
+    return base(kdir=tree)
+
+
+def contents(tree: Path) -> dict[str, tuple[str, int]]:
+    """Digest and time of every file, .git too."""
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in tree.rglob("*")
+        if path.is_file()
+    }
+
+
+def run(source: Source, patches: list[Patch], stub: Stub, **options: bool | str) -> list[series.Row]:
+    return list(series.run(source, patches, stub, **{"what": "", "resume": False} | options))  # type: ignore[arg-type]
+
+
+def test_a_failure_is_told_of_the_patch_that_brings_it(source: Source, stub: Stub) -> None:
+    rows = run(source, chain("int one;", "int one, two;", "int two;"), stub)
+    assert [row.name for row in rows] == ["base", "1/3", "2/3", "3/3"] == ["base", *stub.tried[1:]]
+    assert [row.new for row in rows] == [(), ("t.py::one",), ("t.py::two",), ()]
+    assert series.verdict(rows) == 1
+
+
+def test_what_fails_on_the_base_is_no_patchs_fault(source: Source, stub: Stub) -> None:
+    (source.tree / "mm/hmm.c").write_text("int one;\n")
+    mended = [patch(1, "int one;", "int mended;"), patch(2, "int mended;", "int one;")]
+    rows = run(source, mended, stub)
+    assert rows[0].failed() == {"t.py::one"}
+    assert [row.new for row in rows[1:]] == [(), ("t.py::one",)]
+    assert series.verdict(rows) == 0
+
+
+@pytest.mark.parametrize("verb", ["build", "boot"])
+def test_a_patch_that_does_not_build_or_boot_ends_the_series(source: Source, stub: Stub, verb: str) -> None:
+    rows = run(source, chain("int fine;", f"int no_{verb};", "int more;"), stub)
+    assert stub.tried == ["base", "1/3", "2/3"]
+    assert [row.failing for row in rows] == ["", "", verb, ""]
+    assert f"mm/hmm.c:1: {verb}: no" in rows[2].said[0]
+    assert series.verdict(rows) == 1
+    *_, failed, said, not_tried, _ = series.text(rows, Path("logs")).splitlines()
+    assert failed.split()[:6] == ["2/3", "yes", "no" if verb == "build" else "yes", "-", "-", "-"]
+    assert said.strip() == f"does not {verb}: mm/hmm.c:1: {verb}: no; mend it"
+    assert not_tried.endswith("mm: int more; (not tried)")
+
+
+def test_a_patch_that_does_not_apply_ends_the_series_in_gits_words(source: Source, stub: Stub) -> None:
+    rows = run(source, [patch(1, "int other;", "int x;"), patch(2, "int hmm;", "int x;")], stub)
+    assert stub.tried == ["base"]
+    assert rows[1].said == ("patch failed: mm/hmm.c:1", "mm/hmm.c: patch does not apply")
+    assert rows[2].failing == "" and rows[2].tests is None
+    assert series.verdict(rows) == 1
+
+
+def test_a_base_that_does_not_build_and_a_full_disk_are_no_patchs_fault(source: Source, stub: Stub) -> None:
+    rows = series.run(source, chain("int no_disk;"), stub, what="", resume=False)
+    assert next(rows).name == "base"
+    with pytest.raises(CannotRun, match="disk"):
+        next(rows)
+    (source.tree / "mm/hmm.c").write_text("int no_build;\n")
+    with pytest.raises(CannotRun, match="build: no"):
+        run(source, chain("int x;"), stub)
+
+
+def test_the_users_tree_stays_as_it_is(git_tree: Path, stub: Stub) -> None:
+    (git_tree / "mm/hmm.c").write_text("int edited;\n")
+    (git_tree / "new").write_text("not in git\n")
+    before = contents(git_tree)
+    rows = run(base(kdir=git_tree), [patch(1, "int edited;", "int one;")], stub)
+    assert contents(git_tree) == before
+    assert rows[1].new == ("t.py::one",)
+
+
+def test_the_copy_has_new_times_only_where_something_differs(source: Source, stub: Stub) -> None:
+    run(source, chain("int one;"), stub)
+    copy = series.folder_of(source) / "tree"
+    first = contents(copy)
+    (source.tree / "mm/Kconfig").write_text("config EDITED\n")
+    (source.tree / "Kbuild").touch()
+    (source.tree / "refused").unlink()
+    run(source, [], stub)
+    second = contents(copy)
+    changed = {Path(path).name for path in first if first[path] != second.get(path)}
+    assert changed == {"hmm.c", "Kconfig", "refused"}
+    assert (copy / "mm/hmm.c").read_text() == _CODE
+    assert not (copy / "refused").exists()
+
+
+def test_a_cache_inside_a_repository_is_no_matter(source: Source, stub: Stub, tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    rows = run(source, chain("int one;"), stub)
+    assert rows[1].new == ("t.py::one",)
+
+
+def test_a_patch_may_add_remove_and_rename(git_tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    series.copy(git_tree, copy)
+    (git_tree / "mm/hmm.c").rename(git_tree / "mm/mirror.c")
+    (git_tree / "refused").unlink()
+    (git_tree / "mm/new.c").write_text("")
+    git(git_tree, "add", "--all")
+    made = subprocess.run(["git", "-C", git_tree, "diff", "--cached", "-M"], check=True, capture_output=True)
+    assert b"rename to mm/mirror.c" in made.stdout
+    assert series.apply(copy, made.stdout) == ()
+    assert {path.name for path in copy.glob("mm/*")} == {"Kconfig", "mirror.c", "new.c"}
+    assert not (copy / "refused").exists()
+
+
+def test_resume_takes_verdicts_of_the_same_and_nothing_else(source: Source, stub: Stub) -> None:
+    patches = chain("int one;", "int two;")
+    run(source, patches[:1], stub)
+    rows = run(source, patches, stub, resume=True)
+    assert stub.tried == ["base", "1/1", "2/2"]
+    assert [row.new for row in rows] == [(), ("t.py::one",), ("t.py::two",)]
+    run(source, patches, stub, resume=True, what="-k other")
+    assert stub.tried[3:] == ["base", "1/2", "2/2"]
+    run(source, patches, stub)
+    assert stub.tried[6:] == ["base", "1/2", "2/2"]
+
+
+def test_the_table(source: Source, stub: Stub) -> None:
+    rows = run(source, chain("int one;"), stub)
+    head, base_row, first, new, logs = series.text(rows, Path("/logs")).splitlines()
+    assert head.split() == ["patch", "applies", "builds", "passed", "failed", "defect", "skipped", "new", "subject"]
+    assert base_row.split() == ["base", "-", "yes", "3", "0", "1", "1", "-", "7.3.4"]
+    assert first.split() == ["1/1", "yes", "yes", "2", "1", "1", "1", "1", "mm:", "int", "one;"]
+    assert new.strip() == "new: t.py::one"
+    assert logs.endswith("/logs")
+
+
+# -- verdicts of a session
+
+_JUNIT = """\
+<testsuites><testsuite>
+<testcase classname="tests.device.test_a" name="test_passes[8]" time="0.5"/>
+<testcase classname="tests.device.test_a" name="test_fails"><failure message="assert 0">text</failure></testcase>
+<testcase classname="tests.device.test_a" name="test_dies"><failure message="crash: the kernel panicked"/></testcase>
+<testcase classname="tests.device.test_a" name="test_teardown"><error message="left over"/></testcase>
+<testcase classname="tests.device.test_a" name="test_skips"><skipped type="pytest.skip" message="no swap"/></testcase>
+<testcase classname="tests.device.test_a" name="test_xfails"><skipped type="pytest.xfail" message="H-11"/></testcase>
+</testsuite></testsuites>
+"""
+
+
+@pytest.fixture
+def junit(tmp_path: Path) -> Path:
+    file = tmp_path / "junit.xml"
+    file.write_text(_JUNIT)
+    return file
+
+
+def up() -> int:
+    return 0
+
+
+def died() -> int:
+    return 255
+
+
+def test_verdicts_are_read_by_node_id(junit: Path) -> None:
+    found = trial.verdicts(1, junit, expression=None, guest=up)
+    said = {node.removeprefix("tests/device/test_a.py::test_"): verdict for node, verdict in found.items()}
+    assert {name: verdict.outcome for name, verdict in said.items()} == {
+        "passes[8]": PASSED,
+        "fails": FAILED,
+        "dies": FAILED,
+        "teardown": FAILED,
+        "skips": SKIPPED,
+        "xfails": DEFECT,
+    }
+    assert (said["dies"].cause, said["fails"].cause, said["skips"].reason) == ("crash", "assertion", "no swap")
+
+
+@pytest.mark.parametrize(
+    ("status", "guest", "kind", "says"),
+    [(5, up, CannotRun, "'Z-99'"), (2, up, CannotRun, "status is 2"), (2, died, Untestable, "a guest died")],
+)
+def test_a_session_without_verdicts(
+    status: int, guest: Callable[[], int], kind: type[CannotRun], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CannotRun, match=says) as caught:
+        trial.verdicts(status, tmp_path / "none.xml", expression="Z-99", guest=guest)
+    assert type(caught.value) is kind
+
+
+@pytest.fixture
+def pytest_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout whose device tests need no device."""
+    (tmp_path / "tests/device").mkdir(parents=True)
+    (tmp_path / "tests/device/test_x.py").write_text("def test_passes(): pass\ndef test_fails(): assert not 1\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.setattr(trial, "ROOT", tmp_path)
+    yield tmp_path
+
+
+def test_a_session_says_what_it_says_to_its_log(pytest_stub: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log, junit = pytest_stub / "log", pytest_stub / "junit.xml"
+    assert trial.run([], junit=junit, title="testing 1/1", log=log) == 1
+    found = trial.verdicts(1, junit, expression=None, guest=died)
+    outcomes = {node: verdict.outcome for node, verdict in found.items()}
+    assert outcomes == {"tests/device/test_x.py::test_passes": PASSED, "tests/device/test_x.py::test_fails": FAILED}
+    assert "1 failed, 1 passed" in log.read_text()
+    output, errors = capfd.readouterr()
+    assert (output, errors) == ("", "dmirror: testing 1/1\n")
