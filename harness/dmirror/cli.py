@@ -39,11 +39,16 @@ _SKIP = 125
 _STOP = 128
 
 
+def _place(text: str) -> Path:
+    """A path that stays what it is in another current folder."""
+    return Path(text).expanduser().absolute()
+
+
 def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which kernel (default: the newest stable series)")
     which.add_argument("--kernel", metavar="SERIES", help="a known one, such as 7.3")
-    which.add_argument("--kdir", metavar="TREE", type=Path, help="a kernel tree, built in the cache, not written to")
-    which.add_argument("--kbuild", metavar="BUILD", type=Path, help="a built tree, used as it is")
+    which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, built in the cache, not written to")
+    which.add_argument("--kbuild", metavar="BUILD", type=_place, help="a built tree, used as it is")
     which.add_argument("--flavour", metavar="NAME", default="default", help="another build of that kernel")
 
 
@@ -363,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     patches = add("series", _series, "a patch series on a copy of a tree: does each patch build, what fails with it")
     which = patches.add_argument_group("what it is tried on (default: the newest stable series)")
     which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
-    which.add_argument("--kdir", metavar="TREE", type=Path, help="a kernel tree, copied, not written to")
+    which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, copied, not written to")
     which.add_argument("--flavour", metavar="NAME", default="default", help="another build of it")
     _add_guest_options(patches)
     patches.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")

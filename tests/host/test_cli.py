@@ -35,6 +35,13 @@ def test_what_cannot_run_is_one_line_and_status_2(
     assert all(name.format(empty=tmp_path) in errors for name in names)
 
 
+def test_a_tree_is_where_it_was_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option in ("--kdir", "--kbuild"):
+        args = vars(cli._parser().parse_args(["test", option, "here"]))
+        assert args[option.removeprefix("--")] == tmp_path / "here"
+
+
 def test_an_unknown_verb_is_status_2() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["frobnicate"])
