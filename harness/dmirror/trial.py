@@ -52,7 +52,12 @@ def verdicts(status: int, junit: Path, *, expression: str | None, guest: Callabl
     if status == _NO_TESTS:
         raise CannotRun(f"no device test matches {expression!r}", "-k takes an expression of pytest -k")
     if status in (0, 1) and junit.exists():
-        return read(junit)
+        found = read(junit)
+        failed = {test: verdict for test, verdict in found.items() if verdict.outcome == FAILED}
+        if failed and all(verdict.cause == "harness" for verdict in failed.values()):
+            test, verdict = next(iter(failed.items()))
+            raise CannotRun(f"{test}: {verdict.reason}", "that says nothing of the kernel: try again")
+        return found
     if guest() != 0:
         raise Untestable("boot", "a guest died under a command that does nothing", "its console is named above")
     raise CannotRun(f"the device tests could not run, pytest's status is {status}", "it said why")

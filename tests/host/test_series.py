@@ -246,6 +246,18 @@ def test_a_session_without_verdicts(
     assert type(caught.value) is kind
 
 
+@pytest.mark.parametrize("cause", ["harness", "crash"])
+def test_a_failure_of_the_harness_alone_is_no_verdict(cause: str, tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    case = f'<testcase classname="t" name="test_x"><failure message="{cause}: QEMU was ended by SIGKILL"/></testcase>'
+    junit.write_text(f"<testsuites><testsuite>{case}</testsuite></testsuites>")
+    if cause == "harness":
+        with pytest.raises(CannotRun, match=r"t.py::test_x: harness: QEMU was ended"):
+            trial.verdicts(1, junit, expression=None, guest=up)
+    else:
+        assert trial.verdicts(1, junit, expression=None, guest=up)["t.py::test_x"].outcome == FAILED
+
+
 @pytest.fixture
 def pytest_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A checkout whose device tests need no device."""
