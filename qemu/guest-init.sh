@@ -102,11 +102,9 @@ overlay_python() { # overlay_python PATH...: paths that the image holds
 
 module() { # module PATH PARAMETERS...
 	must "insmod $1" $bb insmod "$@"
-	# For gdb on the host; without KALLSYMS there are none.
+	# For gdb on the host; without KALLSYMS there are none. They have to be read in one go.
 	name=${1##*/}
-	for section in "/sys/module/${name%.ko}/sections"/.*; do
-		[ -f "$section" ] && read -r address <"$section" && echo "${section##*/} $address"
-	done >"$run_dir/sections-${name%.ko}"
+	(cd "/sys/module/${name%.ko}/sections" 2>/dev/null && $bb grep "" .[a-z]* >"$run_dir/sections-${name%.ko}" 2>/dev/null)
 }
 
 # -- kernel settings --------------------------------------------------------------------------------------------

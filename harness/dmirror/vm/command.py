@@ -37,7 +37,7 @@ STUB = "gdb"
 """In a guest's folder: the socket of QEMU's gdb stub."""
 
 SECTIONS = "sections-"
-"""In a guest's folder, with a module's name behind it: a line for each of its sections, name and address."""
+"""In a guest's folder, with a module's name behind it: a line for each of its sections, name:address."""
 
 _LONGEST_SOCKET = 107  # bytes of its path, unix(7)
 

@@ -15,6 +15,9 @@ from dmirror.vm.guest import is_running
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
 
+_TABLES = (".symtab", ".strtab")  # of the module loader, in no file
+
+
 def command(folder: Path | None, arguments: list[str]) -> list[str]:
     """gdb's command line for the guest of that folder, or for the one that was started last.
 
@@ -43,7 +46,7 @@ def _newest() -> Path:
 
 def _addresses(folder: Path, module: str) -> str:
     file = folder / f"{SECTIONS}{module}"
-    sections = dict(line.split() for line in file.read_text().splitlines()) if file.exists() else {}
+    sections = dict(line.split(":") for line in file.read_text().splitlines()) if file.exists() else {}
     if ".text" not in sections:
         raise CannotRun(f"the guest in {folder} has not loaded {module} yet", "try again in a moment")
-    return " ".join(f"-s {name} {address}" for name, address in sections.items() if name.startswith("."))
+    return " ".join(f"-s {name} {address}" for name, address in sections.items() if name not in _TABLES)
