@@ -12,11 +12,12 @@ def pytest_configure(config: pytest.Config) -> None:
     from dmirror.plugin import options  # noqa: PLC0415
 
     if options.in_guest():
-        from dmirror.plugin import splat, stall  # noqa: PLC0415
+        from dmirror.plugin import cover, splat, stall  # noqa: PLC0415
 
         options.prepare_worker(config)
         config.pluginmanager.register(splat.KernelLog(), "dmirror-kernel-log")
         config.pluginmanager.register(stall.Stall(), "dmirror-stall")
+        config.pluginmanager.register(cover.Collector(), "dmirror-cover")
     elif options.guests_wanted(config):
         # Imported here: a run without guests needs neither the kernel package nor the guests' start-up time.
         from dmirror.plugin import guests  # noqa: PLC0415

@@ -26,7 +26,7 @@ from dmirror.errors import CannotRun
 from dmirror.journal import Subject
 from dmirror.kernel import Kernel, driver_module, prepare
 from dmirror.paths import ROOT
-from dmirror.plugin import death
+from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
 from dmirror.plugin.options import LEFT_OUT
 from dmirror.plugin.record import Recorder
@@ -122,6 +122,7 @@ def configure(config: pytest.Config) -> None:
     # First the text of a report is complete, then it is recorded.
     config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
     results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
+    config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
     config.pluginmanager.register(Recorder(record, results), "dmirror-record")
 
 
