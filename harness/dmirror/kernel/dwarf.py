@@ -21,7 +21,7 @@ from elftools.dwarf.ranges import BaseAddressEntry
 from dmirror.kernel import image
 from dmirror.kernel.image import Image
 
-_ASSEMBLY = 0x8001  # DW_LANG_Mips_Assembler, which is said of any machine's
+_PADDING = "__pfx_"  # objtool's name for what lies before a function
 _ORIGINS = ("DW_AT_abstract_origin", "DW_AT_specification")
 
 
@@ -58,9 +58,9 @@ class Symbols:
         found = []
         # Bytes that are no DWARF make pyelftools raise nearly anything, and a report must not fail of that.
         try:
-            for start in self._image.functions.get(function, ()):
-                if size is None or self._image.size(start) in (size, None):
-                    found.append(self._at(start + offset, function))
+            for code in self._image.functions.get(function, ()):
+                if size is None or self._image.size(code.start) in (size, None):
+                    found.append(self._at(code.start + offset, function, code))
         except Exception as error:
             self.trouble = f"cannot read the debug information of {self._path.name}: {error or repr(error)}"
             return []
@@ -86,7 +86,7 @@ class Symbols:
             return None
         return found
 
-    def _at(self, address: int, symbol: str) -> list[Place]:
+    def _at(self, address: int, symbol: str, code: range) -> list[Place]:
         unit = self._unit(address)
         row = unit.row(address) if unit else None
         if unit is None or row is None:
@@ -96,7 +96,8 @@ class Symbols:
         for die in reversed(_chain(unit, address)):
             places.append(Place(_name(die) or symbol, self._shown(unit.file(file), unit.folder), line))
             file, line = _number(die, "DW_AT_call_file"), _number(die, "DW_AT_call_line")
-        if not places and unit.assembly:  # code without a DIE; in C it is but padding after a function
+        if not places and (address in code or not code) and not symbol.startswith(_PADDING):
+            # Assembly, or one of two functions that gcc found to be the same.
             places.append(Place(symbol, self._shown(unit.file(file), unit.folder), line))
         return places
 
@@ -134,7 +135,6 @@ class Symbols:
 class _Unit:
     """What is needed of a compile unit."""
 
-    assembly: bool
     folder: str  # that the compiler ran in
     functions: list[tuple[range, DIE]]
     files: list[str]  # by number
@@ -152,14 +152,13 @@ class _Unit:
 def _read_unit(unit: CompileUnit) -> _Unit:
     dwarf: DWARFInfo = unit.dwarfinfo
     top = unit.get_top_DIE()
-    assembly = _number(top, "DW_AT_language") == _ASSEMBLY
     folder = _text(top, "DW_AT_comp_dir")
     functions = [(span, die) for die in top.iter_children() if die.tag == "DW_TAG_subprogram" for span in _ranges(die)]
     program = dwarf.line_program_for_CU(unit)
     if program is None:
-        return _Unit(assembly, folder, functions, [], [], [])
+        return _Unit(folder, functions, [], [], [])
     rows = sorted(_rows(program), key=lambda row: (row[0], row[1] is not None))
-    return _Unit(assembly, folder, functions, _files(program), [row[0] for row in rows], [row[1] for row in rows])
+    return _Unit(folder, functions, _files(program), [row[0] for row in rows], [row[1] for row in rows])
 
 
 def _rows(program: LineProgram) -> Iterator[tuple[int, tuple[int, int] | None]]:

@@ -27,7 +27,7 @@ _FIRST = 1 << 20  # where the first section of a .ko is put: in DWARF 4 an empty
 class Image:
     """What is known of a file's code."""
 
-    functions: dict[str, list[int]]  # addresses by name: static functions may share one
+    functions: dict[str, list[range]]  # addresses by name, which static functions may share; empty: no size is known
     starts: list[int]  # of every symbol of code, ascending
     sections: list[range]  # of code
     dwarf: DWARFInfo | None  # None: built without debug information
@@ -96,19 +96,19 @@ def _image(elf: ELFFile, bases: dict[int, int]) -> Image:
         for index, section in enumerate(elf.iter_sections())
         if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
     }
-    functions: dict[str, list[int]] = {}
+    functions: dict[str, list[range]] = {}
     starts = set()
     table = elf.get_section_by_name(".symtab")
     if not isinstance(table, SymbolTableSection):
         raise ELFError("it has no symbols")
     names = table.stringtable.data()
-    for name_at, _, _, index, value, _ in _SYMBOL.iter_unpack(table.data()):
+    for name_at, _, _, index, value, size in _SYMBOL.iter_unpack(table.data()):
         address = value + bases.get(index, 0)
         if index not in code or address not in code[index]:
             continue
         name = names[name_at : names.index(b"\0", name_at)].decode(errors="replace")
         if name and not name.startswith(_IGNORED):
             starts.add(address)
-            functions.setdefault(name, []).append(address)
+            functions.setdefault(name, []).append(range(address, address + size))
     dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False, follow_links=False) if elf.has_dwarf_info(True) else None
     return Image(functions, sorted(starts), list(code.values()), dwarf)
