@@ -113,6 +113,8 @@ local_label:
 	.section .text.next, "ax"
 next_label:
 	ud2			# M(next)
+__pfx_function:
+	nop
 """
 _FLAGS = ("-O2", "-mcmodel=kernel", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-asynchronous-unwind-tables")
 
@@ -293,6 +295,7 @@ def test_padding_behind_a_function_is_no_line_of_it(program: Built) -> None:
     (function,) = program.functions("calls")
     assert function["st_size"] < program.size(function)
     assert program.symbols.places("calls", program.size(function), None, returns=True) == []
+    assert program.symbols.places("__pfx_function", 1, None, returns=True) == []
 
 
 def test_what_is_not_there_has_no_place(program: Built) -> None:
