@@ -127,8 +127,11 @@ class Symbols:
 
     @cached_property
     def _spans(self) -> list[tuple[range, int]]:
+        """Of the units that the index does not have."""
         assert self._image is not None and self._image.dwarf is not None
-        return [(span, unit.cu_offset) for unit in self._image.dwarf.iter_CUs() for span in _ranges(unit.get_top_DIE())]
+        indexed = {entry.info_offset for entry in self._aranges.entries} if self._aranges else set()
+        units = [unit for unit in self._image.dwarf.iter_CUs() if unit.cu_offset not in indexed]
+        return [(span, unit.cu_offset) for unit in units for span in _ranges(unit.get_top_DIE())]
 
 
 @dataclass(frozen=True)
