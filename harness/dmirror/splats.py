@@ -96,7 +96,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 def messages(console: str) -> list[str]:
     """The messages of a console log, without terminal escapes, level, time and caller; parse() still knows that."""
     found: list[str] = []
-    for line in console.split("\n"):
+    # Not splitlines(): what ends a line for Unicode is only a character to the kernel.
+    for line in console.removesuffix("\n").split("\n"):
         text = _ESCAPES.sub("", line)
         prefix = _PREFIX.match(text)
         if prefix is None:

@@ -15,6 +15,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/percpu-refcount.h>
+#include <linux/percpu_counter.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
@@ -27,6 +28,7 @@
 #define BAD_NON_CANONICAL ((unsigned long *)0xdeadbeefdead0000UL)
 #define BAD_SIZE 64
 #define BAD_LEAKS 4
+#define BAD_PAGES 7
 #define BAD_LINES 300
 #define BAD_LINE 960
 #define BAD_DEFAULT_S 30
@@ -250,6 +252,16 @@ static void bad_badpage(unsigned int seconds)
 	__free_page(page);
 }
 
+/* Said when the writer exits. */
+static void bad_badrss(unsigned int seconds)
+{
+#ifdef SPLIT_RSS_COUNTING	/* until v6.1 */
+	atomic_long_add(BAD_PAGES, &current->mm->rss_stat.count[MM_ANONPAGES]);
+#else
+	percpu_counter_add(&current->mm->rss_stat[MM_ANONPAGES], BAD_PAGES);
+#endif
+}
+
 static int bad_racer(void *unused)
 {
 	while (!kthread_should_stop()) {
@@ -344,6 +356,7 @@ static const struct {
 	{ "hung", bad_hung },
 	{ "rcustall", bad_rcustall },
 	{ "badpage", bad_badpage },
+	{ "badrss", bad_badrss },
 	{ "race", bad_race },
 	{ "ubsan", bad_ubsan },
 	{ "panic", bad_panic },

@@ -254,7 +254,7 @@ def test_two_processors_are_told_apart_by_who_speaks() -> None:
 def test_messages_are_without_what_the_console_adds() -> None:
     console = (
         "\x1b[1;31mred\x1b[0m\r\n[    0.000000] Linux version 7.3.4\r\n[   12.345678][  T123] a\n"
-        "<4>[   12.345678][    C1]  </TASK>\n<6>[    1.5] b\n[ BUG: Invalid wait context ]\nof a program\n[    1.5]"
+        "<4>[   12.345678][    C1]  </TASK>\n<6>[    1.5] b\n[ BUG: Invalid wait context ]\nof a\x85program\n[    1.5]\n"
     )
     assert splats.messages(console) == [
         "red",
@@ -263,7 +263,7 @@ def test_messages_are_without_what_the_console_adds() -> None:
         " </TASK>",
         "b",
         "[ BUG: Invalid wait context ]",
-        "of a program",
+        "of a\x85program",
         "",
     ]
 
