@@ -33,7 +33,7 @@ _KILLED = re.compile(r"[Oo]ut of memory.*: Kill(ed)? process|no killable process
 # Registers again, stacks of other processors, repairs, locks.
 _REGISTERS = re.compile(r"^(RIP|RSP|Code|CS|FS|GS|CR2|DR\d|R[A-Z0-9]{2}): |^note: .* exited with|^Modules linked in:")
 OTHERS = re.compile(r"^Sending NMI|^\s*$|^Showing all locks held|^INFO: task .* blocked on ")
-_REPAIRS = re.compile(r"^FIX |^---\[ end trace")
+_REPAIRS = re.compile(r"^FIX |^---\[ end trace|^irq event stamp|^(hard|soft)irqs last ")
 _LOCKS = re.compile(r"^\s*#\d+: |^-{5,}$|^\d+\.\d+\.\d+\S* #|leaving the kernel|locks? held by")
 _INDENTED = re.compile(r"^\s+\S")
 _REAPED = re.compile(r"^oom_reaper: ")
