@@ -8,6 +8,7 @@ import random
 import pytest
 
 from dmirror import splats
+from dmirror.plugin.kmsg import message
 
 WARN = """\
 dmirror: loaded
@@ -254,7 +255,8 @@ def test_two_processors_are_told_apart_by_who_speaks() -> None:
 def test_messages_are_without_what_the_console_adds() -> None:
     console = (
         "\x1b[1;31mred\x1b[0m\r\n[    0.000000] Linux version 7.3.4\r\n[   12.345678][  T123] a\n"
-        "<4>[   12.345678][    C1]  </TASK>\n<6>[    1.5] b\n[ BUG: Invalid wait context ]\nof a\x85program\n[    1.5]\n"
+        "<4>[   12.345678][    C1]  </TASK>\n<6>[    1.5] b\n"
+        "[ BUG: Invalid wait context ]\nof a\x85program\n[    1.5]\n"
     )
     assert splats.messages(console) == [
         "red",
@@ -266,6 +268,13 @@ def test_messages_are_without_what_the_console_adds() -> None:
         "of a\x85program",
         "",
     ]
+
+
+def test_a_record_of_the_kernels_log_says_who_spoke() -> None:
+    spoken = message(rb"4,1507,12345678,-,caller=T92; a tab\x09 and\x0a two lines" + b"\n SUBSYSTEM=x\n")
+    assert (spoken, spoken.caller) == (" a tab\t and\n two lines", "T92")
+    spoken = message(b"4,1508,12345678,-;Call Trace: a;b\n")
+    assert (spoken, spoken.caller) == ("Call Trace: a;b", "")
 
 
 RACE = """\

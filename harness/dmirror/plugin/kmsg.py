@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dmirror.splats import Message
+
 _KMSG = Path("/dev/kmsg")
 
 
@@ -46,11 +48,15 @@ class LogReader:
             except BrokenPipeError:
                 messages.append("dmirror: the kernel log overran here, messages are lost")
                 continue
-            # "priority,sequence,time,flags;message", then lines of the dictionary, each after a space.
-            text = record.decode(errors="replace").partition(";")[2].split("\n", 1)[0]
-            messages.append(_unescaped(text))
+            messages.append(message(record))
         return messages
 
 
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match.group(1), 16)), text)
+def message(record: bytes) -> Message:
+    """The message of one record, and its caller where the kernel has PRINTK_CALLER.
+
+    "priority,sequence,time,flags[,caller=T92];message", then lines of the dictionary, each after a space.
+    """
+    head, _, rest = record.decode(errors="replace").partition(";")
+    text = re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match.group(1), 16)), rest.split("\n", 1)[0])
+    return Message(text, head.partition(",caller=")[2].partition(",")[0])
