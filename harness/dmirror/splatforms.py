@@ -64,7 +64,7 @@ FORMS = (
         r"WARNING: (possible |suspicious RCU|bad (unlock|contention)|inconsistent lock|.* still has locks held)",
         r"WARNING: (held lock freed|Nested lock|chain_key|\S+-safe -> \S+-unsafe)",
         r"\[ BUG: Invalid wait context \]|\[ BUG: .*locks? ",
-        r"BUG: (MAX_LOCK|MAXSTACK_TRACE|key \S+ (has )?not|looking up invalid subclass)",
+        r"BUG: (MAX_LOCK|MAX_STACK_TRACE|key \S+ (has )?not|looking up invalid subclass)",
         r"INFO: trying to register|BUG: workqueue leaked",
         ends=STACK,
     ),
@@ -104,8 +104,23 @@ FORMS = (
     *_forms("bad page state", r"^page: ?(\S+ )?refcount:", ends=_DUMPED, alone=False, leads_to="WARNING"),
     *_forms("bad page state", r"page dumped because", alone=False),
 )
-# One search instead of forty for the many lines that are no beginning of anything.
-_ANY = re.compile("|".join(f"(?:{form.begins.pattern})" for form in FORMS))
+# Each form's beginning has one of these: most lines are no beginning of anything, and looking for words is quick.
+_WORDS = (
+    *("BUG", "WARNING", "INFO", "cut here", "panic", "Oops", "UBSAN", "ODEBUG", "LOCKUP", "fault", "nable to handle"),
+    *(
+        "error",
+        "invalid opcode",
+        "stack",
+        "int3",
+        "corruption",
+        "overwritten",
+        "slab",
+        "refcount",
+        "percpu",
+        "oom-killer",
+    ),
+    *("kmemleak", "unreferenced", "create duplicate", "tried to init", "rying to", "page dumped"),
+)
 # What stands in the text of a WARNING or BUG and says more than that.
 _FINER = (
     *(form for form in FORMS if form.kind in ("list corruption", "refcount", "percpu ref", "ODEBUG", "UBSAN")),
@@ -121,6 +136,7 @@ _DETAILS = re.compile(r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RI
 _SITE = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?(\S+:\d+) (?:at )?([^\s+]+)\+0x")
 _FUNCTION = re.compile(r"^(?:RIP: [0-9a-f]+:|pc : )([^\s+]+\+0x\S+)")
 _BY_KASAN = re.compile(r"KASAN: (\S+) in range \S+")
+_NUMBERED = re.compile(r": [0-9a-f]{4,16} \[#\d+\].*")
 _USAGE = re.compile(r"^(\S+:\d+) .*usage!")
 _OVERWRITTEN = re.compile(r"^\[(.* overwritten)\] 0x")
 _SLAB = re.compile(r"^BUG (\S+) \(.*?\): ")
@@ -131,7 +147,9 @@ _KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
 def form(line: str) -> Form | None:
     """The form that a line begins, or names within one that has begun."""
     short = line[:WIDEST]
-    return next(each for each in FORMS if each.begins.search(short)) if _ANY.search(short) else None
+    if not any(word in short for word in _WORDS):
+        return None
+    return next((each for each in FORMS if each.begins.search(short)), None)
 
 
 def head(lines: Iterable[str]) -> list[str]:
@@ -157,7 +175,7 @@ def said(lines: tuple[str, ...], name: int, kind: str) -> tuple[str, str]:
     if kind in ("oops", "GPF", "stack overflow", "soft lockup"):
         by_kasan = _first(_BY_KASAN, lines[:20])
         if by_kasan is None:
-            return kind, _plain(line) + where
+            return kind, _plain(_NUMBERED.sub("", line).removeprefix("Oops: ")) + where
         # KASAN's inline checks fault in the shadow of what is dereferenced.
         return "oops" if by_kasan.group(1) == "null-ptr-deref" else kind, by_kasan.group() + where
     return kind, _detailed(kind, _plain(line), lines)

@@ -94,6 +94,7 @@ Disabling lock debugging due to kernel taint
         ("BUG: sleeping function called from invalid context at mm/slab.h:1", "lockdep"),
         ("BUG: scheduling while atomic: python3/92/0x00000002", "lockdep"),
         ("INFO: trying to register non-static key.", "lockdep"),
+        ("BUG: MAX_STACK_TRACE_ENTRIES too low!", "lockdep"),
         ("WARNING: CPU: 1 PID: 80 at mm/memremap.c:412 free_zone_device_folio+0x1a/0x90", "WARNING"),
     ],
 )
