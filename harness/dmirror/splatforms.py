@@ -139,6 +139,9 @@ _BY_KASAN = re.compile(r"KASAN: (\S+) in range \S+")
 _NUMBERED = re.compile(r": [0-9a-f]{4,16} \[#\d+\].*")
 _USAGE = re.compile(r"^(\S+:\d+) .*usage!")
 _OVERWRITTEN = re.compile(r"^\[(.* overwritten)\] 0x")
+_SIZE = re.compile(r" \(size \d+\)")
+# Of a backtrace the first function that does not allocate for others.
+_OWNER = re.compile(r"^ +(?:\[<\w+>\] )?((?!\S*(?:alloc|kmem_cache|kmemdup|kstrdup))\S+\+0x\S+)")
 _SLAB = re.compile(r"^BUG (\S+) \(.*?\): ")
 _WHY_DUMPED = re.compile(r"^page dumped because: (.*)")
 _KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
@@ -191,7 +194,7 @@ def _warning(line: str, lines: tuple[str, ...]) -> str:
         return line
     # WARN()'s own words stand before or after its place.
     words = [word.strip() for word in head(lines) if not CUT.begins.search(word) and word.strip() not in (line, "")]
-    return f"WARNING: {site.group(1)} at {site.group(2)}" + (f": {words[0]}" if words else "")
+    return _local(f"WARNING: {site.group(1)} at {site.group(2)}") + (f": {words[0]}" if words else "")
 
 
 def _detailed(kind: str, title: str, lines: tuple[str, ...]) -> str:
@@ -207,6 +210,9 @@ def _detailed(kind: str, title: str, lines: tuple[str, ...]) -> str:
         return re.sub(_SLAB, r"slab \1: ", title) + (f": {bytes_of.group(1)}" if bytes_of else "")
     if kind == "bad rss-counter":
         return re.sub(r" mm:\S+", "", title)
+    if kind == "kmemleak" and len(lines) > 1:
+        size, owner = _first(_SIZE, lines), _first(_OWNER, lines)
+        return f"unreferenced object{size.group() if size else ''}" + (f" of {owner.group(1)}" if owner else "")
     if kind == "OOM":
         ended = _first(_KILLED_OR_NONE, lines)
         return ended.group() if ended else title
@@ -219,4 +225,9 @@ def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | No
 
 def _plain(line: str) -> str:
     """Without the words that every complaint of a kind begins with."""
-    return re.sub(r"^.{0,40}?\b(?:BUG|WARNING|INFO): ", "", line.strip())
+    return _local(re.sub(r"^.{0,40}?\b(?:BUG|WARNING|INFO): ", "", line.strip()))
+
+
+def _local(title: str) -> str:
+    """Without the folders of a module's file: before v6.13 they are all there."""
+    return re.sub(r"(?<= )/\S*/(?=[^\s/]+:\d+)", "", title)

@@ -154,6 +154,13 @@ def test_the_two_ways_of_a_warning_have_one_title() -> None:
     }
 
 
+def test_where_a_module_was_built_is_not_in_a_title() -> None:
+    lines = ["WARNING: CPU: 1 PID: 80 at /home/me/kmod/core.c:12 dmirror_open+0x1a/0x90 [dmirror]"]
+    assert splats.parse(lines)[0].title == "WARNING: core.c:12 at dmirror_open"
+    lines = ["BUG: sleeping function called from invalid context at /home/me/kmod/core.c:13"]
+    assert splats.parse(lines)[0].title == "sleeping function called from invalid context at core.c:13"
+
+
 def test_what_a_complaint_is_about_stands_before_its_stacks() -> None:
     warning, oops = splats.parse((WARN + OOPS).splitlines())
     assert warning.head.splitlines()[1:] == WARN.splitlines()[2:4]
