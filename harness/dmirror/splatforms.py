@@ -21,6 +21,7 @@ class Form(NamedTuple):
     ends: re.Pattern[str] | None = None  # its last line; None: it is one line
     alone: bool = True  # begins a complaint also within another one's text, to which it cannot belong
     goes_on: re.Pattern[str] | None = None  # what still belongs to it after its end
+    warns: bool = False  # a WARNING belongs to its text
     leads_to: str = ""  # if a complaint of this kind follows, it is that one's beginning
 
 
@@ -85,7 +86,7 @@ FORMS = (
     ),
     *_forms("list corruption", r"list_(add|del)(_\w+)? corruption", alone=False),
     *_forms("slab corruption", r"^\[.* overwritten\] 0x", goes_on=RULE, leads_to="slab corruption"),
-    *_forms("slab corruption", r"^BUG \S+ \(.*\): ", ends=STACK, goes_on=_REPAIRS),
+    *_forms("slab corruption", r"^BUG \S+ \(.*\): ", ends=STACK, goes_on=_REPAIRS, warns=True),
     *_forms("slab corruption", r"(slab|cache_from_obj).*corruption|Wrong slab cache", alone=False),
     *_forms("refcount", r"refcount_t: ", alone=False),
     *_forms("percpu ref", r"percpu.ref.*(<= 0|underflow)", alone=False),
@@ -165,58 +166,87 @@ def said(lines: tuple[str, ...], name: int, kind: str) -> tuple[str, str]:
     lines = tuple(line[:WIDEST] for line in lines)
     if name < 0:
         name = next((at for at, line in enumerate(lines) if not CUT.begins.search(line)), 0)
-    line = lines[name].strip()
-    function = _first(_FUNCTION, lines)
-    where = f" in {function.group(1)}" if function else ""
     if kind in ("WARNING", "BUG"):
-        finer = _finer(head(lines))
-        if finer is not None:
-            return finer
-        if kind == "WARNING":
-            return kind, _warning(line, lines)
-        return kind, _plain(line) + where
-    if kind in ("oops", "GPF", "stack overflow", "soft lockup"):
-        by_kasan = _first(_BY_KASAN, lines[:20])
-        if by_kasan is None:
-            return kind, _plain(_NUMBERED.sub("", line).removeprefix("Oops: ")) + where
+        kind, finer = next(
+            ((each.kind, line) for each in _FINER for line in head(lines) if each.begins.search(line)), (kind, "")
+        )
+        if finer:
+            return kind, _plain(finer)
+    if kind == "WARNING":
+        return kind, _warning(name, lines)
+    line = lines[name].strip()
+    by_kasan = _first(_BY_KASAN, lines[:20]) if kind in ("oops", "GPF") else None
+    if by_kasan:
         # KASAN's inline checks fault in the shadow of what is dereferenced.
-        return "oops" if by_kasan.group(1) == "null-ptr-deref" else kind, by_kasan.group() + where
-    return kind, _detailed(kind, _plain(line), lines)
+        kind, title = "oops" if by_kasan.group(1) == "null-ptr-deref" else kind, by_kasan.group()
+    else:
+        title = _DETAILED.get(kind, _as_it_is)(_plain(line), lines)
+    function = _first(_FUNCTION, lines) if kind in _HAS_PLACE else None
+    return kind, f"{title} in {function.group(1)}" if function else title
 
 
-def _finer(lines: list[str]) -> tuple[str, str] | None:
-    return next(((each.kind, _plain(line)) for each in _FINER for line in lines if each.begins.search(line)), None)
-
-
-def _warning(line: str, lines: tuple[str, ...]) -> str:
+def _warning(name: int, lines: tuple[str, ...]) -> str:
+    line = lines[name].strip()
     site = _SITE.search(line)
     if site is None:
         return line
-    # WARN()'s own words stand before or after its place.
-    words = [word.strip() for word in head(lines) if not CUT.begins.search(word) and word.strip() not in (line, "")]
+    # WARN()'s own words stand right before its place, in older kernels right after.
+    after = head(lines[name + 1 : name + 2])
+    words = [word.strip() for word in (*lines[max(name - 1, 0) : name], *after) if not CUT.begins.search(word)]
+    shown = _first(_WHY_DUMPED, lines[:name])
+    words = [word for word in (*words, shown.group() if shown else "") if word]
     return _local(f"WARNING: {site.group(1)} at {site.group(2)}") + (f": {words[0]}" if words else "")
 
 
-def _detailed(kind: str, title: str, lines: tuple[str, ...]) -> str:
-    if kind == "lockdep":
-        usage = _first(_USAGE, lines)
-        title = re.sub(r" detected!?$|!$|^\[ | \]$", "", title)
-        return f"{title}: {usage.group(1)}" if usage and "RCU" in title else title
-    if kind == "bad page state":
-        why = _first(_WHY_DUMPED, lines)
-        return f"{title}: {why.group(1)}" if why and why.group() != title else title
-    if kind == "slab corruption":
-        bytes_of = _first(_OVERWRITTEN, lines)
-        return re.sub(_SLAB, r"slab \1: ", title) + (f": {bytes_of.group(1)}" if bytes_of else "")
-    if kind == "bad rss-counter":
-        return re.sub(r" mm:\S+", "", title)
-    if kind == "kmemleak" and len(lines) > 1:
-        size, owner = _first(_SIZE, lines), _first(_OWNER, lines)
-        return f"unreferenced object{size.group() if size else ''}" + (f" of {owner.group(1)}" if owner else "")
-    if kind == "OOM":
-        ended = _first(_KILLED_OR_NONE, lines)
-        return ended.group() if ended else title
+def _as_it_is(title: str, lines: tuple[str, ...]) -> str:
     return title
+
+
+def _crash(title: str, lines: tuple[str, ...]) -> str:
+    return _NUMBERED.sub("", title).removeprefix("Oops: ")
+
+
+def _lockdep(title: str, lines: tuple[str, ...]) -> str:
+    usage = _first(_USAGE, lines)
+    title = re.sub(r" detected!?$|!$|^\[ | \]$", "", title)
+    return f"{title}: {usage.group(1)}" if usage and "RCU" in title else title
+
+
+def _bad_page(title: str, lines: tuple[str, ...]) -> str:
+    why = _first(_WHY_DUMPED, lines)
+    return f"{title}: {why.group(1)}" if why and why.group() != title else title
+
+
+def _rss(title: str, lines: tuple[str, ...]) -> str:
+    return re.sub(r" mm:\S+", "", title)
+
+
+def _slab(title: str, lines: tuple[str, ...]) -> str:
+    which = _first(_OVERWRITTEN, lines)
+    return re.sub(_SLAB, r"slab \1: ", title) + (f": {which.group(1)}" if which else "")
+
+
+def _leak(title: str, lines: tuple[str, ...]) -> str:
+    size, owner = _first(_SIZE, lines), _first(_OWNER, lines)
+    return f"unreferenced object{size.group()}" + (f" of {owner.group(1)}" if owner else "") if size else title
+
+
+def _oom(title: str, lines: tuple[str, ...]) -> str:
+    ended = _first(_KILLED_OR_NONE, lines)
+    return ended.group() if ended else title
+
+
+_DETAILED = {
+    "lockdep": _lockdep,
+    "bad page state": _bad_page,
+    "bad rss-counter": _rss,
+    "slab corruption": _slab,
+    "kmemleak": _leak,
+    "OOM": _oom,
+    "oops": _crash,
+    "GPF": _crash,
+}
+_HAS_PLACE = ("oops", "GPF", "BUG", "stack overflow", "soft lockup", "RCU stall")
 
 
 def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | None:

@@ -89,6 +89,9 @@ _CONSEQUENCE = re.compile(
     r"|System is deadlocked on memory|Out of memory|Attempted to kill init|Hard LOCKUP)"
 )
 
+# What has file and function: a complaint has one such line.
+_PLACES = {"WARNING": re.compile(r"WARNING: .*\+0x"), "BUG": re.compile(r"kernel BUG at")}
+
 _PREFIX = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *([TC]\d+)[^\]]*\])? ?|^<\d+>(?:\[ *([TC]\d+)\] ?)?")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -173,6 +176,7 @@ class _Text:
     ends: re.Pattern[str] | None
     lines: list[str]
     name: int  # of these the one that says what it is
+    placed: bool  # its line with file and function has been seen, or there is none
     own: int | None = None  # where another began within it
     over: bool = False
 
@@ -233,7 +237,8 @@ class _Reader:
         for text in group.texts:
             text.own = len(text.lines) if text.own is None else text.own
         lines = [before] if RULE.search(before) else []
-        text = _Text(form, form.ends, lines, -1 if form is CUT else len(lines))
+        placed = form is not CUT and not form.warns and (form.alone or form.kind in _PLACES)
+        text = _Text(form, form.ends, lines, -1 if form is CUT else len(lines), placed)
         text.over = form.ends is None
         self.found.append(text)
         group.texts = [*group.texts[1 - _MOST_AT_ONCE :], text]
@@ -248,9 +253,18 @@ class _Reader:
         elif form.alone and form.kind == newest.form.leads_to:
             newest.form, newest.ends, newest.over = form, form.ends, False
             newest.name = -1 if form is CUT else len(newest.lines)
+            newest.placed = not form.warns and form is not CUT
         elif _is_words_of(newest, form):
-            newest.ends, newest.over = form.ends, False
-        elif form.alone and not (form is CUT and newest.form.kind == "slab corruption"):
+            newest.ends, newest.over, newest.placed = form.ends, False, True
+        elif form.kind in _PLACES and _PLACES[form.kind].search(short):
+            unplaced = next((text for text in group.texts if not text.placed), None)
+            if unplaced is None:
+                self._begin(group, form, newest.lines[-1])
+            else:
+                unplaced.placed = True
+                if unplaced.name < 0:
+                    unplaced.name, unplaced.form = len(unplaced.lines), form
+        elif form.alone and not (form is CUT and newest.form.warns):
             self._begin(group, form, newest.lines[-1])
         elif unnamed is not None:
             unnamed.name = len(unnamed.lines)
