@@ -226,6 +226,10 @@ def _slab(title: str, lines: tuple[str, ...]) -> str:
     return re.sub(_SLAB, r"slab \1: ", title) + (f": {which.group(1)}" if which else "")
 
 
+def _stall(title: str, lines: tuple[str, ...]) -> str:
+    return re.sub(r":( \{.*)?$", "", title)
+
+
 def _leak(title: str, lines: tuple[str, ...]) -> str:
     size, owner = _first(_SIZE, lines), _first(_OWNER, lines)
     return f"unreferenced object{size.group()}" + (f" of {owner.group(1)}" if owner else "") if size else title
@@ -241,6 +245,7 @@ _DETAILED = {
     "bad page state": _bad_page,
     "bad rss-counter": _rss,
     "slab corruption": _slab,
+    "RCU stall": _stall,
     "kmemleak": _leak,
     "OOM": _oom,
     "oops": _crash,

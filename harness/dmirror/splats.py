@@ -216,8 +216,8 @@ class _Reader:
             group.live = _goes_on(group, form, short)
         if group is not None and group.live:
             self._within(group, form, line, short)
-        elif form is PANIC and _CONSEQUENCE.search(short) and (group or self._newest):
-            self._again(group or self._newest, PANICKED, line, short, caller)
+        elif form is PANIC and _CONSEQUENCE.search(short) and (earlier := group or self._newest):
+            self._again(earlier, PANICKED, line, short, caller)
         elif _BACKTRACE.search(short) and self._newest and self._newest.texts[-1].form.goes_on is OTHERS:
             self._again(self._newest, STACK, line, short, caller)
         elif form is not None:
@@ -226,8 +226,7 @@ class _Reader:
             self._append(self._newest, line, short)
         self._before[caller] = line
 
-    def _again(self, group: _Group | None, ends: re.Pattern[str] | None, line: str, short: str, caller: str) -> None:
-        assert group is not None
+    def _again(self, group: _Group, ends: re.Pattern[str], line: str, short: str, caller: str) -> None:
         group.live = True
         group.texts[-1].ends, group.texts[-1].over = ends, False
         self._groups[caller] = group
