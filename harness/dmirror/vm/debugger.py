@@ -14,7 +14,6 @@ from dmirror.vm.command import SECTIONS, STUB
 from dmirror.vm.guest import is_running
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
-
 _TABLES = (".symtab", ".strtab")  # of the module loader, in no file
 
 

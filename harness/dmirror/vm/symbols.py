@@ -18,8 +18,11 @@ from dmirror.vm.spec import DESCRIPTION, GuestSpec
 def of(spec: GuestSpec) -> tuple[Symbols, dict[str, Symbols]]:
     """Of a guest's kernel, and of its modules by name. Raises CannotRun when the kernel's tree has gone."""
     build = spec.image.parents[3]
+    source = source_of(build)
     modules = (Path(shlex.split(line)[0]) for line in spec.modules)
-    return Symbols(build / "vmlinux", source_of(build)), {path.stem: Symbols(path, build) for path in modules}
+    # A module's name has no dashes where its file's may.
+    by_name = {path.stem.replace("-", "_"): Symbols(path, source, build) for path in modules}
+    return Symbols(build / "vmlinux", source), by_name
 
 
 def log(folder: Path | None) -> list[str]:
