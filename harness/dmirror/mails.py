@@ -106,7 +106,7 @@ def _in_order(mails: list[_Mail], names: str) -> list[_Mail]:
     by_number: dict[int, _Mail] = {}
     for mail in mails:
         other = by_number.setdefault(mail.number or 0, mail)
-        if other is not mail and other.diff != mail.diff:
+        if other is not mail:
             raise CannotRun(f"{names}: {other.subject!r} and {mail.subject!r} are both {mail.number}", _WHOLE)
     missing = [str(number) for number in range(1, totals[0] + 1) if number not in by_number]
     if missing:
@@ -139,8 +139,7 @@ def _split(file: Path, scratch: Path) -> list[Path]:
         raise CannotRun(f"{file} cannot be read: {error.__class__.__name__}: {error}", "name an mbox") from error
     whole = scratch / "mbox"
     whole.write_bytes(content)
-    # mboxrd only differs from other forms where a line of a message begins with ">From ", which no line of a diff does.
-    _git("mailsplit", "-b", "--mboxrd", f"-o{scratch}", str(whole), what=f"{file} cannot be read")
+    _git("mailsplit", "-b", f"-o{scratch}", str(whole), what=f"{file} cannot be read")
     return sorted(path for path in scratch.iterdir() if path.name.isdigit())
 
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import quopri
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -101,8 +104,9 @@ def test_patches_without_numbers_come_as_they_stand(mbox: Path) -> None:
 
 
 def test_a_mail_that_came_twice_counts_once(mbox: Path) -> None:
-    one = mail("[PATCH 1/1] one", diff(), Message_ID="<1@example.org>")
-    assert len(mails.read(fill(mbox, one, one)).patches) == 1
+    for subject in ("[PATCH 1/1] one", "[PATCH] one"):
+        one = mail(subject, diff(), Message_ID="<1@example.org>")
+        assert len(mails.read(fill(mbox, one, one)).patches) == 1
 
 
 def test_several_files_and_a_file_that_is_one_mail(tmp_path: Path) -> None:
@@ -122,14 +126,20 @@ def test_a_gzipped_mbox_and_one_with_carriage_returns(mbox: Path) -> None:
     assert mails.read([file]) == expected
 
 
-@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("base64", base64.encodebytes), ("quoted-printable", quopri.encodestring)]
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_an_encoded_body(mbox: Path, encoding: str, end: str) -> None:
-    message = EmailMessage()
-    message["Subject"] = "[PATCH 1/1] mm: größer"
-    message["From"] = "A Developer <a@example.org>"
-    message.set_content(("Why.\n" + diff(new="größer = 1;" + "x" * 100)).replace("\n", end), cte=encoding)
-    read = mails.read(fill(mbox, bytes(message)))
+def test_an_encoded_body(mbox: Path, encoding: str, encode: Callable[[bytes], bytes], end: str) -> None:
+    body = ("Why.\n" + diff(new="größer = 1;" + "x" * 100)).replace("\n", end)
+    head = f"""\
+From: A Developer <a@example.org>
+Subject: =?utf-8?q?=5BPATCH_1/1=5D_mm=3A_gr=C3=B6=C3=9Fer?=
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: {encoding}
+
+"""
+    read = mails.read(fill(mbox, head.encode() + encode(body.encode())))
     assert numbers(read) == [(1, "mm: größer")]
     assert "+größer = 1;" + "x" * 100 + "\n" in read.patches[0].diff.decode()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,8 +130,10 @@ def test_the_users_tree_stays_as_it_is(git_tree: Path, stub: Stub) -> None:
     (git_tree / "mm/hmm.c").write_text("int edited;\n")
     (git_tree / "new").write_text("not in git\n")
     before = contents(git_tree)
-    rows = run(base(kdir=git_tree), [patch(1, "int edited;", "int one;")], stub)
+    source = base(kdir=git_tree)
+    rows = run(source, [patch(1, "int edited;", "int one;")], stub)
     assert contents(git_tree) == before
+    assert not (series.folder_of(source) / "tree/.git").exists()
     assert rows[1].new == ("t.py::one",)
 
 
@@ -179,6 +182,9 @@ def test_resume_takes_verdicts_of_the_same_and_nothing_else(source: Source, stub
     assert stub.tried[3:] == ["base", "1/2", "2/2"]
     run(source, patches, stub)
     assert stub.tried[6:] == ["base", "1/2", "2/2"]
+    other = replace(patches[1], diff=patches[1].diff.replace(b"+int two;", b"+int three;"))
+    run(source, [patches[0], other], stub, resume=True)
+    assert stub.tried[9:] == ["2/2"]
 
 
 def test_the_table(source: Source, stub: Stub) -> None:
@@ -239,10 +245,10 @@ def test_verdicts_are_read_by_node_id(junit: Path) -> None:
     [(5, up, CannotRun, "'Z-99'"), (2, up, CannotRun, "status is 2"), (2, died, Untestable, "a guest died")],
 )
 def test_a_session_without_verdicts(
-    status: int, guest: Callable[[], int], kind: type[CannotRun], says: str, tmp_path: Path
+    status: int, guest: Callable[[], int], kind: type[CannotRun], says: str, junit: Path
 ) -> None:
     with pytest.raises(CannotRun, match=says) as caught:
-        trial.verdicts(status, tmp_path / "none.xml", expression="Z-99", guest=guest)
+        trial.verdicts(status, junit, expression="Z-99", guest=guest)
     assert type(caught.value) is kind
 
 
