@@ -335,6 +335,20 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_series_options(patches: argparse.ArgumentParser) -> None:
+    which = patches.add_argument_group("what it is tried on (default: the newest stable series)")
+    which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
+    which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, copied, not written to")
+    which.add_argument("--flavour", metavar="NAME", default="default", help="another build of it")
+    _add_guest_options(patches)
+    patches.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
+    patches.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")
+    patches.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
+    patches.add_argument("--resume", action="store_true", help="take verdicts that an earlier run came to")
+    patches.add_argument("mails", nargs="+", metavar="MBOX", type=Path, help="the series, as `git am` takes it")
+    patches.set_defaults(pytest=[])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dmirror", description="A test driver for HMM, and the harness that runs it.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -366,17 +380,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
     patches = add("series", _series, "a patch series on a copy of a tree: does each patch build, what fails with it")
-    which = patches.add_argument_group("what it is tried on (default: the newest stable series)")
-    which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
-    which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, copied, not written to")
-    which.add_argument("--flavour", metavar="NAME", default="default", help="another build of it")
-    _add_guest_options(patches)
-    patches.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
-    patches.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")
-    patches.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
-    patches.add_argument("--resume", action="store_true", help="take verdicts that an earlier run came to")
-    patches.add_argument("mails", nargs="+", metavar="MBOX", type=Path, help="the series, as `git am` takes it")
-    patches.set_defaults(pytest=[])
+    _add_series_options(patches)
     listed = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")
     listed.add_argument("--html", metavar="FILE", type=Path, help="the table as a page, too")
     listed.add_argument("--docs", action="store_true", help="make docs/contracts.md anew from the tests' markers")
