@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 
@@ -217,7 +216,7 @@ def _test(args: argparse.Namespace) -> int:
 
 def _bisect(args: argparse.Namespace, kernel: Kernel, arguments: list[str]) -> int:
     """Good or bad. Raises Untestable where no test says."""
-    tests = _device_tests(args, kernel, arguments)
+    tests = _device_tests(args, kernel, arguments, runs.new())
     outcomes = {verdict.outcome for verdict in tests.values()}
     if outcomes == {results.SKIPPED}:
         reason = next(iter(tests.values())).reason
@@ -226,16 +225,12 @@ def _bisect(args: argparse.Namespace, kernel: Kernel, arguments: list[str]) -> i
 
 
 def _device_tests(
-    args: argparse.Namespace, kernel: Kernel, arguments: list[str], *, title: str = "", log: Path | None = None
+    args: argparse.Namespace, kernel: Kernel, arguments: list[str], folder: Path, *, title: str = ""
 ) -> dict[str, results.Verdict]:
-    """Verdicts by node id; what pytest prints goes to `log`, if there is one."""
+    """Verdicts by node id; with a title what pytest prints goes to a file in the run's folder."""
     selection = ["-k", args.expression] if args.expression else []
-    with tempfile.TemporaryDirectory(prefix="dmirror-") as scratch:
-        junit = Path(scratch) / "junit.xml"
-        status = trial.run([*arguments, *selection, *args.pytest], junit=junit, title=title, log=log)
-        return trial.verdicts(
-            status, junit, expression=args.expression, guest=lambda: _in_guest(args, kernel, ["true"])
-        )
+    status = trial.run([*arguments, *selection, *args.pytest], folder, title=title)
+    return trial.verdicts(status, folder, expression=args.expression, guest=lambda: _in_guest(args, kernel, ["true"]))
 
 
 def _series(args: argparse.Namespace) -> int:
@@ -244,11 +239,11 @@ def _series(args: argparse.Namespace) -> int:
         print(f"dmirror: left out: {line}", file=sys.stderr)
     tree = base(kernel=args.base, kdir=args.kdir, flavour=args.flavour)
 
-    def attempt(place: Path, name: str, log: Path) -> dict[str, str]:
+    def attempt(place: Path, name: str, folder: Path) -> dict[str, str]:
         kernel = prepare(kdir=place, flavour=args.flavour)
         driver_module(kernel, args.driver)
         arguments = [f"--dmirror-kdir={place}", *_guest_options(args)]
-        tests = _device_tests(args, kernel, arguments, title=f"testing {name}", log=log)
+        tests = _device_tests(args, kernel, arguments, folder, title=f"testing {name}")
         return {test: verdict.outcome for test, verdict in tests.items()}
 
     rows: list[series.Row] = []
@@ -257,7 +252,8 @@ def _series(args: argparse.Namespace) -> int:
             rows.append(row)
     finally:
         if rows:  # also what there is so far of a series that was interrupted
-            print(series.text(rows, series.folder_of(tree) / "logs"))
+            print(series.text(rows))
+            print(f"dmirror: the runs are in {series.folder_of(tree) / 'runs'}", file=sys.stderr)
     return series.verdict(rows)
 
 
@@ -335,6 +331,17 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_test_options(test: argparse.ArgumentParser) -> None:
+    test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
+    test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
+    test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 1)")
+    test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
+    test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
+    test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
+    test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
+    test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+
+
 def _add_series_options(patches: argparse.ArgumentParser) -> None:
     which = patches.add_argument_group("what it is tried on (default: the newest stable series)")
     which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
@@ -371,14 +378,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_guest_options(verb)
     for verb in (demo, test, peer, shell, program, build):
         verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
-    test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
-    test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
-    test.add_argument("--torture", metavar="SECONDS", help="how long each torture test goes on (default: 1)")
-    test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
-    test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
-    test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
-    test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
-    test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+    _add_test_options(test)
     patches = add("series", _series, "a patch series on a copy of a tree: does each patch build, what fails with it")
     _add_series_options(patches)
     listed = add("contracts", _contracts, "what the last runs said of each contract; fails where one has no test")

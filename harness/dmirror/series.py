@@ -29,8 +29,8 @@ _TREE_MIB = 2200
 _COLUMNS = (PASSED, FAILED, DEFECT, SKIPPED)
 
 Attempt = Callable[[Path, str, Path], dict[str, str]]
-"""Builds the tree and runs the tests on it, with a title for people and a file for what is said meanwhile; outcomes by
-node id. Raises Untestable when the tree does not build or boot."""
+"""Builds the tree and runs the tests on it, with a title for people and a folder for the run; outcomes by node id.
+Raises Untestable when the tree does not build or boot."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
 
 
 def folder_of(base: Source) -> Path:
-    """Where the series on that base are tried: `tree` is the copy, `logs` what was said of each patch."""
+    """Where the series on that base are tried: `tree` is the copy, `runs` has the run of each patch of the last one."""
     return cache() / "series" / f"{base.series}-{_digest(base.place)[:12]}"
 
 
@@ -61,13 +61,14 @@ def run(base: Source, patches: Sequence[Patch], attempt: Attempt, *, what: str, 
     """
     folder = folder_of(base)
     with locks.exclusive(folder, f"trying a series on {base.label}"), disk.watched(folder):
-        (folder / "verdicts").mkdir(parents=True, exist_ok=True)
-        (folder / "logs").mkdir(exist_ok=True)
+        if not resume:
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
         tree = folder / "tree"
         with progress.step(f"copying {base.label}"):
             copy(base.tree, tree)
         state = _digest(base.identity, what)
-        before = Row("base", base.label, tests=_tested(tree, state, "base", attempt, resume))
+        before = Row("base", base.label, tests=_tested(tree, state, "base", attempt))
         yield before
         stopped = False
         for patch in patches:
@@ -75,7 +76,7 @@ def run(base: Source, patches: Sequence[Patch], attempt: Attempt, *, what: str, 
             state = _digest(state, patch.diff.hex())
             row = Row(name, patch.subject)
             if not stopped:
-                row = _row(row, patch, tree, before, partial(_tested, tree, state, name, attempt, resume))
+                row = _row(row, patch, tree, before, partial(_tested, tree, state, name, attempt))
                 stopped, before = bool(row.failing), row
             yield row
 
@@ -92,15 +93,16 @@ def _row(row: Row, patch: Patch, tree: Path, before: Row, tested: Callable[[], d
     return replace(now, new=tuple(sorted(now.failed() - before.failed())))
 
 
-def _tested(tree: Path, state: str, name: str, attempt: Attempt, resume: bool) -> dict[str, str]:
-    """Outcomes by node id, of the tree as it is."""
-    folder = tree.parent
-    kept = folder / "verdicts" / f"{state[:16]}.json"
-    if resume and kept.exists():
+def _tested(tree: Path, state: str, name: str, attempt: Attempt) -> dict[str, str]:
+    """Outcomes by node id, of the tree as it is; an earlier run's, where that came to its end."""
+    number = "00" if name == "base" else f"{int(name.partition('/')[0]):02}"
+    run = tree.parent / "runs" / f"{number}-{state[:12]}"
+    kept = run / "outcomes.json"
+    if kept.exists():
         tests: dict[str, str] = json.loads(kept.read_text())
         return tests
-    kept.unlink(missing_ok=True)
-    tests = attempt(tree, name, folder / "logs" / f"{name.partition('/')[0]}.log")
+    run.mkdir(exist_ok=True)
+    tests = attempt(tree, name, run)
     fresh = kept.with_suffix(".tmp")
     fresh.write_text(json.dumps(tests, indent=1))
     fresh.replace(kept)
@@ -155,8 +157,8 @@ def verdict(rows: Iterable[Row]) -> int:
     return int(any(row.failing or row.failed() - base.failed() for row in patches))
 
 
-def text(rows: Iterable[Row], logs: Path) -> str:
-    """The table, with what failed below each row. `logs` is where it is said in full."""
+def text(rows: Iterable[Row]) -> str:
+    """The table, with what failed below each row."""
     lines = ["patch  applies  builds  passed  failed  defect  skipped  new  subject"]
     for row in rows:
         counts = Counter((row.tests or {}).values())
@@ -173,7 +175,7 @@ def text(rows: Iterable[Row], logs: Path) -> str:
             lines += [f"       {line}" for line in row.said[1:]]
         elif row.tests is None:
             lines[-1] += " (not tried)"
-    return "\n".join([*lines, f"what was said of each: {logs}"])
+    return "\n".join(lines)
 
 
 def _steps(row: Row) -> tuple[str, str]:

@@ -7,31 +7,33 @@ import re
 import shutil
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dmirror import journal
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import progress
 from dmirror.paths import ROOT
-from dmirror.results import CAUSES, DEFECT, FAILED, PASSED, SKIPPED, Verdict
+from dmirror.results import FAILED, Verdict
+
+LOG = "pytest.log"
 
 _NO_TESTS = 5  # pytest's status when nothing was selected
 _SHARE = re.compile(rb"\[ *(\d+)%\]")
 
 
-def run(arguments: Sequence[str], *, junit: Path, title: str = "", log: Path | None = None) -> int:
-    """A session of the device tests, its verdicts left in `junit`; the status of pytest.
+def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
+    """A session of the device tests with `folder` as its run's; the status of pytest.
 
-    What it prints goes to `log`, while a bar called `title` shows how far it is; without one, to standard output.
+    With a title what it prints goes to LOG in that folder, and a bar shows how far it is.
     """
-    junit.unlink(missing_ok=True)
-    options = [f"--junitxml={junit}", "-p", "no:cacheprovider"]
+    folder.mkdir(parents=True, exist_ok=True)
+    options = [f"--dmirror-run={folder}", "-p", "no:cacheprovider"]
     command = [*_bound_to_us(), sys.executable, "-m", "pytest", "tests/device", *options, *arguments]
-    if log is None:
+    if not title:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     with (
-        log.open("wb") as sink,
+        (folder / LOG).open("wb") as sink,
         progress.bar(title, total=100) as bar,
         subprocess.Popen([*command, "-v"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as session,
     ):
@@ -44,46 +46,24 @@ def run(arguments: Sequence[str], *, junit: Path, title: str = "", log: Path | N
     return session.returncode
 
 
-def verdicts(status: int, junit: Path, *, expression: str | None, guest: Callable[[], int]) -> dict[str, Verdict]:
+def verdicts(status: int, folder: Path, *, expression: str | None, guest: Callable[[], int]) -> dict[str, Verdict]:
     """By node id, what a session with that status came to. `guest` boots a guest that does nothing.
 
     Raises CannotRun where it came to nothing: Untestable, when it was the kernel that does not boot.
     """
-    if status == _NO_TESTS:
+    if status not in (0, 1, _NO_TESTS):
+        if guest() != 0:
+            raise Untestable("boot", "a guest died under a command that does nothing", "its console is named above")
+        raise CannotRun(f"the device tests could not run, pytest's status is {status}", f"their run is {folder}")
+    found = journal.load(folder).tests  # none were left to run where a run goes on that had them all
+    if not found:
         raise CannotRun(f"no device test matches {expression!r}", "-k takes an expression of pytest -k")
-    if status in (0, 1) and junit.exists():
-        found = read(junit)
-        failed = {test: verdict for test, verdict in found.items() if verdict.outcome == FAILED}
-        if failed and all(verdict.cause == "harness" for verdict in failed.values()):
-            test, verdict = next(iter(failed.items()))
-            raise CannotRun(f"{test}: {verdict.reason}", "that says nothing of the kernel: try again")
-        return found
-    if guest() != 0:
-        raise Untestable("boot", "a guest died under a command that does nothing", "its console is named above")
-    raise CannotRun(f"the device tests could not run, pytest's status is {status}", "it said why")
-
-
-def read(junit: Path) -> dict[str, Verdict]:
-    """Verdicts by node id, from pytest's XML."""
-    found = {}
-    for case in ET.parse(junit).getroot().iter("testcase"):
-        file = case.get("classname", "").replace(".", "/")
-        found[f"{file}.py::{case.get('name')}"] = _verdict(case)
+    failed = {test: verdict for test, verdict in found.items() if verdict.outcome == FAILED}
+    if failed and all(verdict.cause == "harness" for verdict in failed.values()):
+        (folder / journal.NAME).unlink()  # nor would a run that goes on try them again
+        test, verdict = next(iter(failed.items()))
+        raise CannotRun(f"{test}: {verdict.text}", "that says nothing of the kernel: try again")
     return found
-
-
-def _verdict(case: ET.Element) -> Verdict:
-    outcome, reason, cause = PASSED, "", ""
-    for part in case:
-        if part.tag == "skipped":
-            outcome = DEFECT if part.get("type") == "pytest.xfail" else SKIPPED
-            reason = part.get("message", "")
-        elif part.tag in ("failure", "error"):
-            outcome, reason = FAILED, part.get("message", "")
-            word = reason.partition(":")[0]
-            cause = word if word in CAUSES else "assertion"
-            break
-    return Verdict(outcome, [], reason, float(case.get("time", 0)), cause)
 
 
 def _bound_to_us() -> list[str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import git
 
-from dmirror import series, trial
+from dmirror import journal, series, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import base
 from dmirror.kernel.source import Source
 from dmirror.mails import Patch
-from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED
+from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Verdict
 
 _CODE = "int hmm;\n"
 
@@ -42,10 +42,10 @@ class Stub:
     def __init__(self) -> None:
         self.tried: list[str] = []
 
-    def __call__(self, tree: Path, name: str, log: Path) -> dict[str, str]:
+    def __call__(self, tree: Path, name: str, run: Path) -> dict[str, str]:
         code = (tree / "mm/hmm.c").read_text()
         self.tried.append(name)
-        log.write_text("said")
+        (run / "said").write_text(name)
         for verb in ("build", "boot"):
             if f"no_{verb}" in code:
                 raise Untestable(verb, f"mm/hmm.c:1: {verb}: no", "mend it")
@@ -102,7 +102,7 @@ def test_a_patch_that_does_not_build_or_boot_ends_the_series(source: Source, stu
     assert [row.failing for row in rows] == ["", "", verb, ""]
     assert f"mm/hmm.c:1: {verb}: no" in rows[2].said[0]
     assert series.verdict(rows) == 1
-    *_, failed, said, not_tried, _ = series.text(rows, Path("logs")).splitlines()
+    *_, failed, said, not_tried = series.text(rows).splitlines()
     assert failed.split()[:6] == ["2/3", "yes", "no" if verb == "build" else "yes", "-", "-", "-"]
     assert said.strip() == f"does not {verb}: mm/hmm.c:1: {verb}: no; mend it"
     assert not_tried.endswith("mm: int more; (not tried)")
@@ -182,6 +182,8 @@ def test_resume_takes_verdicts_of_the_same_and_nothing_else(source: Source, stub
     assert stub.tried[3:] == ["base", "1/2", "2/2"]
     run(source, patches, stub)
     assert stub.tried[6:] == ["base", "1/2", "2/2"]
+    runs = sorted((series.folder_of(source) / "runs").iterdir())
+    assert [(run / "said").read_text() for run in runs] == ["base", "1/2", "2/2"]
     other = replace(patches[1], diff=patches[1].diff.replace(b"+int two;", b"+int three;"))
     run(source, [patches[0], other], stub, resume=True)
     assert stub.tried[9:] == ["2/2"]
@@ -189,33 +191,16 @@ def test_resume_takes_verdicts_of_the_same_and_nothing_else(source: Source, stub
 
 def test_the_table(source: Source, stub: Stub) -> None:
     rows = run(source, chain("int one;"), stub)
-    head, base_row, first, new, logs = series.text(rows, Path("/logs")).splitlines()
+    head, base_row, first, new = series.text(rows).splitlines()
     assert head.split() == ["patch", "applies", "builds", "passed", "failed", "defect", "skipped", "new", "subject"]
     assert base_row.split() == ["base", "-", "yes", "3", "0", "1", "1", "-", "7.3.4"]
     assert first.split() == ["1/1", "yes", "yes", "2", "1", "1", "1", "1", "mm:", "int", "one;"]
     assert new.strip() == "new: t.py::one"
-    assert logs.endswith("/logs")
 
 
 # -- verdicts of a session
 
-_JUNIT = """\
-<testsuites><testsuite>
-<testcase classname="tests.device.test_a" name="test_passes[8]" time="0.5"/>
-<testcase classname="tests.device.test_a" name="test_fails"><failure message="assert 0">text</failure></testcase>
-<testcase classname="tests.device.test_a" name="test_dies"><failure message="crash: the kernel panicked"/></testcase>
-<testcase classname="tests.device.test_a" name="test_teardown"><error message="left over"/></testcase>
-<testcase classname="tests.device.test_a" name="test_skips"><skipped type="pytest.skip" message="no swap"/></testcase>
-<testcase classname="tests.device.test_a" name="test_xfails"><skipped type="pytest.xfail" message="H-11"/></testcase>
-</testsuite></testsuites>
-"""
-
-
-@pytest.fixture
-def junit(tmp_path: Path) -> Path:
-    file = tmp_path / "junit.xml"
-    file.write_text(_JUNIT)
-    return file
+_SUBJECT = journal.Subject("7.3.4", "7.3.4", "", "", "default", "dmirror", "unknown", "tcg")
 
 
 def up() -> int:
@@ -226,18 +211,19 @@ def died() -> int:
     return 255
 
 
-def test_verdicts_are_read_by_node_id(junit: Path) -> None:
-    found = trial.verdicts(1, junit, expression=None, guest=up)
-    said = {node.removeprefix("tests/device/test_a.py::test_"): verdict for node, verdict in found.items()}
-    assert {name: verdict.outcome for name, verdict in said.items()} == {
-        "passes[8]": PASSED,
-        "fails": FAILED,
-        "dies": FAILED,
-        "teardown": FAILED,
-        "skips": SKIPPED,
-        "xfails": DEFECT,
-    }
-    assert (said["dies"].cause, said["fails"].cause, said["skips"].reason) == ("crash", "assertion", "no swap")
+def recorded(folder: Path, **tests: Verdict) -> Path:
+    """The folder of a run that came to these verdicts."""
+    written = journal.Journal(folder, _SUBJECT)
+    for name, verdict in tests.items():
+        written.add(name, verdict)
+    written.close()
+    return folder
+
+
+def test_verdicts_are_those_of_the_journal(tmp_path: Path) -> None:
+    tests = {"one": Verdict(PASSED, []), "two": Verdict(FAILED, [], cause="crash")}
+    for status in (1, 5):  # 5: a run that went on had them all
+        assert trial.verdicts(status, recorded(tmp_path, **tests), expression=None, guest=died) == tests
 
 
 @pytest.mark.parametrize(
@@ -245,41 +231,29 @@ def test_verdicts_are_read_by_node_id(junit: Path) -> None:
     [(5, up, CannotRun, "'Z-99'"), (2, up, CannotRun, "status is 2"), (2, died, Untestable, "a guest died")],
 )
 def test_a_session_without_verdicts(
-    status: int, guest: Callable[[], int], kind: type[CannotRun], says: str, junit: Path
+    status: int, guest: Callable[[], int], kind: type[CannotRun], says: str, tmp_path: Path
 ) -> None:
+    folder = recorded(tmp_path)
     with pytest.raises(CannotRun, match=says) as caught:
-        trial.verdicts(status, junit, expression="Z-99", guest=guest)
+        trial.verdicts(status, folder, expression="Z-99", guest=guest)
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize("cause", ["harness", "crash"])
-def test_a_failure_of_the_harness_alone_is_no_verdict(cause: str, tmp_path: Path) -> None:
-    junit = tmp_path / "junit.xml"
-    case = f'<testcase classname="t" name="test_x"><failure message="{cause}: QEMU was ended by SIGKILL"/></testcase>'
-    junit.write_text(f"<testsuites><testsuite>{case}</testsuite></testsuites>")
-    if cause == "harness":
-        with pytest.raises(CannotRun, match=r"t.py::test_x: harness: QEMU was ended"):
-            trial.verdicts(1, junit, expression=None, guest=up)
-    else:
-        assert trial.verdicts(1, junit, expression=None, guest=up)["t.py::test_x"].outcome == FAILED
+def test_a_failure_of_the_harness_alone_is_no_verdict(tmp_path: Path) -> None:
+    broken = Verdict(FAILED, [], cause="harness", text="QEMU was ended by SIGKILL")
+    with pytest.raises(CannotRun, match="two: QEMU was ended"):
+        trial.verdicts(1, recorded(tmp_path, one=Verdict(PASSED, []), two=broken), expression=None, guest=up)
+    again = recorded(tmp_path, one=Verdict(FAILED, []), two=broken)
+    assert trial.verdicts(1, again, expression=None, guest=up)["two"] == broken
 
 
-@pytest.fixture
-def pytest_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A checkout whose device tests need no device."""
+def test_a_session_says_what_it_says_to_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tests/device").mkdir(parents=True)
     (tmp_path / "tests/device/test_x.py").write_text("def test_passes(): pass\ndef test_fails(): assert not 1\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     monkeypatch.setattr(trial, "ROOT", tmp_path)
-    yield tmp_path
-
-
-def test_a_session_says_what_it_says_to_its_log(pytest_stub: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    log, junit = pytest_stub / "log", pytest_stub / "junit.xml"
-    assert trial.run([], junit=junit, title="testing 1/1", log=log) == 1
-    found = trial.verdicts(1, junit, expression=None, guest=died)
-    outcomes = {node: verdict.outcome for node, verdict in found.items()}
-    assert outcomes == {"tests/device/test_x.py::test_passes": PASSED, "tests/device/test_x.py::test_fails": FAILED}
-    assert "1 failed, 1 passed" in log.read_text()
-    output, errors = capfd.readouterr()
-    assert (output, errors) == ("", "dmirror: testing 1/1\n")
+    assert trial.run([], tmp_path / "run", title="testing 1/1") == 1
+    assert "1 failed, 1 passed" in (tmp_path / "run" / trial.LOG).read_text()
+    assert capfd.readouterr() == ("", "dmirror: testing 1/1\n")
