@@ -94,10 +94,12 @@ class EventLog:
         self._regions = dict(regions)
         self._running = False
         self._lost = 0
+        self._began = 0
 
     def __enter__(self) -> Self:
         self._mirror.own("LOG", flags=lib.DMIRROR_LOG_START, records=self._records)
         self._running = True
+        self._began = time.monotonic_ns()
         return self
 
     def __exit__(
@@ -109,7 +111,9 @@ class EventLog:
             self._lost = self._mirror.own("LOG").lost
             while self._take():
                 pass
-        timeline.keep(timeline.plain(self.seen, self._regions, device=self._mirror.device, lost=self.lost))
+        timeline.keep(
+            timeline.plain(self.seen, self._regions, device=self._mirror.device, lost=self.lost, began=self._began)
+        )
 
     def _take(self) -> list[Event]:
         data = os.read(self._mirror.fd, _AT_ONCE * _SIZE)

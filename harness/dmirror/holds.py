@@ -154,10 +154,11 @@ class Hold:
 
     def resume(self) -> None:
         """Let the thread go on; nobody is held here any more. Does nothing to a hold that is over."""
+        now = time.monotonic_ns()  # the thread may run before this one does again
         failed = -lib.dm_ioctl(self._fd, lib.DMIRROR_HOLD_RESUME, ffi.NULL)
         if failed:
             raise OSError(failed, f"HOLD_RESUME on the hold at {self.point}: {os.strerror(failed)}")
         if self._held is not None:
             since, tid = self._held
-            timeline.held(since, time.monotonic_ns(), tid, self.point)
+            timeline.held(since, now, tid, self.point)
             self._held = None

@@ -35,15 +35,17 @@ _logs: deque[dict[str, Any]] = deque(maxlen=_MOST_LOGS)
 _holds: deque[tuple[int, int, int, str]] = deque(maxlen=32)
 
 
-def plain(events: Sequence[Event], regions: Mapping[str, Span], *, device: int, lost: int) -> dict[str, Any]:
+def plain(
+    events: Sequence[Event], regions: Mapping[str, Span], *, device: int, lost: int, began: int = 0
+) -> dict[str, Any]:
     """A finished log as a dict that JSON can hold, of at most some ten thousand bytes.
 
     `areas` are [name, address, pages] of the memory under test: the named regions, else what the driver worked on, else
     what the kernel told of. Events at other addresses are only counted (`elsewhere`), as are those of a long log's
     middle (`left_out`, which come before the event number `gap`). `holds` are [ns, ns, tid, point], from when somebody
-    was seen to be held to when he was let go.
+    was seen to be held to when he was let go, if that was after the log had `began` (CLOCK_MONOTONIC, ns).
     """
-    since, last = (events[0].time, events[-1].time) if events else (0, 0)
+    since = events[0].time if events else 0
     skipped = max(0, len(events) - _MOST_LOOKED_AT)
     if skipped:
         events = [*events[:_FIRST_LOOKED_AT], *events[_FIRST_LOOKED_AT + skipped :]]
@@ -83,11 +85,7 @@ def plain(events: Sequence[Event], regions: Mapping[str, Span], *, device: int, 
         "since": since,
         "threads": list(threads),
         "events": rows,
-        "holds": [
-            [began - since, ended - since, tid, point]
-            for began, ended, tid, point in _holds
-            if since <= ended and began <= last
-        ],
+        "holds": [[start - since, end - since, tid, point] for start, end, tid, point in _holds if end >= began],
         "elsewhere": elsewhere,
         "left_out": left_out + skipped,
         "gap": gap,

@@ -30,7 +30,7 @@ def log_of(*events: list[Any], name: str = "buf", **fields: Any) -> dict[str, An
         ([["MIGRATE_PAGES", 0, 4, "", 3], ["MIGRATE_END", 0, 4, "", 3]], ["some on device 0-4"]),
         (
             [["MIGRATE_PAGES", 0, 4, "", 4], ["FREE", -1, -1, "", 4], ["MIGRATE_END", 0, 4, "", 4]],
-            ["system 0-4"],
+            ["device 0-4 ended 0", "system 0-4"],
         ),
         (
             [["MIGRATE_PAGES", 0, 4, "", 4], ["FREE", -1, -1, "", 4, 1], ["MIGRATE_END", 0, 4, "", 4]],

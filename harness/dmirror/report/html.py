@@ -58,7 +58,7 @@ def html(runs: Iterable[Run]) -> str:
     room = _Room(_FAILURES_ROOM)
     shown = {failure.number: _shown(failure, room) for problem in broken for failure in problem.failures}
     numbers = {(id(one.failure.run), one.failure.nodeid): one.failure.number for one in shown.values()}
-    pictures, unseen = _of_passed(of)
+    timelines, unseen = _of_passed(of)
     return _template().render(
         runs=of,
         matrix=_matrix(of),
@@ -70,7 +70,7 @@ def html(runs: Iterable[Run]) -> str:
         tests=len({nodeid for one in of for nodeid in one.run.tests}),
         defects=_reasons(of, DEFECT),
         skips=_reasons(of, SKIPPED),
-        pictures=pictures,
+        timelines=timelines,
         unseen=unseen,
         places=PLACES,
         words=WORDS,
@@ -222,15 +222,25 @@ def _reasons(runs: list[Summary], outcome: str) -> list[Reason]:
     return sorted(found.values(), key=lambda reason: -len(reason.tests))
 
 
-def _of_passed(runs: list[Summary]) -> tuple[list[tuple[str, str, Picture]], int]:
-    """Name of the test, of the run, and the picture, as many as there is room for; how many there is none for."""
+@dataclass
+class Timelines:
+    """Pictures of a file's tests that did not fail: of each the test's name, the run's, and the picture."""
+
+    file: str
+    pictures: list[tuple[str, str, Picture]] = field(default_factory=list)
+
+
+def _of_passed(runs: list[Summary]) -> tuple[list[Timelines], int]:
+    """As many pictures as there is room for, by file; and how many there is none for."""
     room = _Room(_PICTURES_ROOM)
-    pictures, unseen = [], 0
+    files: dict[str, Timelines] = {}
+    unseen = 0
     for one in runs:
-        for nodeid, verdict in one.run.tests.items():
-            for log in verdict.logs if verdict.outcome != FAILED else ():
-                if log["events"] and room.take(_PICTURE_EACH * len(log["events"])):
-                    pictures.append((nodeid, one.name, picture(log)))
-                else:
-                    unseen += bool(log["events"])
-    return pictures, unseen
+        for file, tests in by_file(one.run).items():
+            for test, verdict in tests.items():
+                for log in verdict.logs if verdict.outcome != FAILED else ():
+                    if log["events"] and room.take(_PICTURE_EACH * len(log["events"])):
+                        files.setdefault(file, Timelines(file)).pictures.append((test, one.name, picture(log)))
+                    else:
+                        unseen += bool(log["events"])
+    return list(files.values()), unseen

@@ -212,12 +212,13 @@ def _holds(
 
 
 def _at(ns: int, events: list[Event], xs: list[float]) -> float:
-    """Where a time stands: between the events around it."""
+    """Where a time stands: between the events around it; beside them if it is before or after all."""
+    if ns < events[0].ns:
+        return xs[0] - _COLUMN / 2
     for (x, event), (next_x, following) in pairwise(zip(xs, events, strict=True)):
         if ns < following.ns:
-            share = (ns - event.ns) / (following.ns - event.ns)
-            return x + max(0.0, share) * (next_x - x)
-    return xs[-1]
+            return x + (ns - event.ns) / (following.ns - event.ns) * (next_x - x)
+    return xs[-1] + _COLUMN / 2 * (ns > events[-1].ns)
 
 
 def _ticks(events: list[Event], xs: list[float]) -> Iterator[tuple[float, str]]:
@@ -236,13 +237,15 @@ def _time(ns: int) -> str:
 
 def _places(events: list[Event], xs: list[float], rows: list[tuple[float, float]], end: float) -> list[Place]:
     """Follows each page through the events, and joins neighbours that were in one place for the same time."""
-    where: list[tuple[str, float]] = [("", 0.0)] * len(rows)
+    where: list[tuple[str, float]] = [("", _GUTTER)] * len(rows)
     runs: dict[tuple[float, float, str], list[int]] = {}
 
     def change(page: int, name: str, x: float) -> None:
         before, since = where[page]
         if before == name:
             return
+        if name == SYSTEM and (before, since) == ("", _GUTTER):
+            before = DEVICE  # from where it comes now
         if before:
             runs.setdefault((since, x, before), []).append(page)
         where[page] = (name, x)

@@ -11,9 +11,18 @@
   const failures = [...document.querySelectorAll("details.failure")];
   const problems = [...document.querySelectorAll("article.problem")];
   const timelines = [...document.querySelectorAll("details.timeline")];
+  const ofFiles = [...document.querySelectorAll("details.timelines")];
+  for (const file of ofFiles)
+    for (const timeline of file.querySelectorAll("details.timeline"))
+      timeline.words = (heading(file) + "::" + heading(timeline)).toLowerCase();
   for (const row of rows) {
-    const file = row.closest("details").querySelector("summary").textContent;
-    row.words = (file + "::" + row.cells[0].textContent).toLowerCase();
+    row.words = (heading(row.closest("details")) + "::" + row.cells[0].textContent).toLowerCase();
+  }
+
+  // The name in a fold's summary, without the figures behind it: what a node id has.
+  function heading(fold) {
+    const summary = fold.querySelector("summary");
+    return [...summary.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data.trim()).join("");
   }
 
   function apply() {
@@ -21,7 +30,10 @@
     const wanted = outcome.value;
     const any = !word && !wanted;
     let count = 0;
-    for (const row of rows) {
+    for (const file of ofFiles)
+    for (const timeline of file.querySelectorAll("details.timeline"))
+      timeline.words = (heading(file) + "::" + heading(timeline)).toLowerCase();
+  for (const row of rows) {
       row.hidden = !(row.words.includes(word) && (!wanted || row.querySelector("td." + wanted[0])));
       count += !row.hidden;
     }
@@ -34,8 +46,8 @@
     for (const failure of failures)
       failure.hidden = !failure.dataset.name.toLowerCase().includes(word) || (wanted !== "" && wanted !== "failed");
     for (const problem of problems) problem.hidden = problem.querySelector("details.failure:not([hidden])") === null;
-    for (const timeline of timelines)
-      timeline.hidden = !timeline.querySelector("summary").textContent.toLowerCase().includes(word);
+    for (const timeline of timelines) timeline.hidden = !timeline.words.includes(word);
+    for (const file of ofFiles) file.hidden = file.querySelector("details.timeline:not([hidden])") === null;
     found.textContent = any ? rows.length + " tests" : count + " of " + rows.length + " tests";
   }
 
