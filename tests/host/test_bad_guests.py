@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,14 +110,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", f"--dmirror-kbuild={_IMAGES[-1].parents[3]}", "--dmirror-run=run"]
     command += ["--dmirror-driver=none", "--dmirror-guests=1", "--dmirror-memory=1024", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=480, check=False
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def _pytest(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Status, and what was said."""
+    with _start(folder, *arguments) as process:
+        said, _ = process.communicate(timeout=480)
+    return process.returncode, said
 
 
 def _left(folder: Path) -> Iterator[str]:
@@ -129,8 +137,7 @@ def _left(folder: Path) -> Iterator[str]:
 
 
 def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
-    ran = _pytest(folder)
-    said = ran.stdout + ran.stderr
+    status, said = _pytest(folder)
     run = journal.load(folder / "run")
     names = re.findall(r"^def (test_\w+)", TESTS, re.MULTILINE)
     verdicts = {nodeid.partition("::")[2]: verdict for nodeid, verdict in run.tests.items()}
@@ -143,7 +150,7 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
         else:
             assert verdict.outcome == PASSED, (name, verdict.text)
     counts = Counter(verdict.outcome for verdict in verdicts.values())
-    assert (run.planned, run.ended is not None, ran.returncode) == (len(names), True, 1), said
+    assert (run.planned, run.ended is not None, status) == (len(names), True, 1), said
     # What came after a test passed is an error of it.
     assert f"{counts[FAILED] - 1} failed, {counts[PASSED] + 1} passed, 1 error" in said
     # With file and line, and the line itself.
@@ -153,8 +160,39 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
 
 
 def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
-    ran = _pytest(folder, "--dmirror-append=mem=20M")
-    assert ran.returncode == 2
-    assert "the guest did not come up" in ran.stdout + ran.stderr
+    status, said = _pytest(folder, "--dmirror-append=mem=20M")
+    assert status == 2
+    assert "the guest did not come up" in said
     assert journal.load(folder / "run").tests == {}
     assert not list(_left(folder))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_has_its_verdicts_and_goes_on(folder: Path, number: signal.Signals) -> None:
+    (folder / "test_inner.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        f"def test_one(): pass\ndef test_two(): time.sleep(0 if Path({os.fspath(folder / 'on')!r}).exists() else 50)\n"
+    )
+    with _start(folder) as process:
+        assert process.stdout is not None
+        while "test_two" not in _console(folder):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)  # nothing tells of a longer file
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == 2
+    run = journal.load(folder / "run")
+    assert {name.partition("::")[2]: verdict.outcome for name, verdict in run.tests.items()} == {"test_one": PASSED}
+    assert (run.planned, run.ended) == (2, None)
+    assert not list(_left(folder))
+    (folder / "on").touch()
+    status, said = _pytest(folder)
+    assert status == 0, said
+    assert "1 passed" in said
+    run = journal.load(folder / "run")
+    assert len(run.tests) == run.planned == 2
+    assert run.ended is not None
+
+
+def _console(folder: Path) -> str:
+    return "".join(log.read_text(errors="replace") for log in folder.glob("run/*/console.log"))
