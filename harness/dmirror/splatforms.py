@@ -149,11 +149,10 @@ _KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
 
 
 def form(line: str) -> Form | None:
-    """The form that a line begins, or names within one that has begun."""
-    short = line[:WIDEST]
-    if not any(word in short for word in _WORDS):
+    """The form that a line begins, or names within one that has begun. No more than WIDEST characters of it."""
+    if not any(word in line for word in _WORDS):
         return None
-    return next((each for each in FORMS if each.begins.search(short)), None)
+    return next((each for each in FORMS if each.begins.search(line)), None)
 
 
 def head(lines: Iterable[str]) -> list[str]:
