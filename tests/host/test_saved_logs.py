@@ -48,6 +48,9 @@ EXPECTED: dict[str, list[tuple[str, str, int]]] = {
         ("kmemleak", "unreferenced object (size 16384) of bad_leak+0x15/0x20", 15),
     ],
     "7.2-debug-locks": [("lockdep", "possible circular locking dependency", 103)],
+    "7.2-debug-null": [
+        ("oops", "KASAN: null-ptr-deref in range [0x0000000000000000-0x0000000000000007] in ", 58),
+    ],
     "7.2-debug-oob": [("KASAN", "KASAN: slab-out-of-bounds in bad_load+0x25/0x30 [dmirror_bad]", 77)],
     "7.2-debug-rcu": [("lockdep", "suspicious RCU usage: bad.c:209", 46)],
     "7.2-debug-recursive": [("lockdep", "possible recursive locking", 74)],
