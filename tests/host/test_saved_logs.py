@@ -56,6 +56,7 @@ EXPECTED: dict[str, list[tuple[str, str, int]]] = {
     "7.2-debug-recursive": [("lockdep", "possible recursive locking", 74)],
     "7.2-debug-sleep": [("lockdep", "sleeping function called from invalid context at bad.c:196", 42)],
     "7.2-debug-uaf": [("KASAN", "KASAN: slab-use-after-free in bad_load+0x25/0x30 [dmirror_bad]", 92)],
+    "7.2-debug-unlock": [("lockdep", "bad unlock balance", 51)],
     "7.3-default-bug": [("BUG", "kernel BUG at bad.c:60! in bad_bug+0x0/0x10", 49)],
     "7.3-default-garbage": [],
     "7.3-default-gpf": [
