@@ -88,9 +88,11 @@ def test_many_pages_share_rows():
     assert "a row is 8 pages" in drawn.caption
 
 
-def test_who_was_held_is_drawn_between_its_events():
-    events = [["FAULT", 0, 4, "", 4], ["FAULT", 0, 4, "", 4], ["FAULT", 0, 4, "", 4]]
-    drawn = picture(log_of(*events, holds=[[0, 1000, 42, "migrate.begin"], [0, 1, 99, "of another process"]]))
-    [(x, width, y, text)] = drawn.holds
-    assert (x, x + width) == (drawn.marks[0].x, drawn.marks[1].x)
+def test_who_was_held_stood_there_from_its_last_event_on():
+    events = [["FAULT", 0, 4, "", 4], ["FAULT", 0, 4, "", 4, 1], ["FAULT", 0, 4, "", 4], ["FAULT", 0, 4, "", 4, 1]]
+    holds = [[1999, 2000, 42, "migrate.begin"], [-5, 0, 41, "early"], [0, 1, 99, "of another process"]]
+    drawn = picture(log_of(*events, holds=holds))
+    (x, width, y, text), early = drawn.holds
+    assert (x, x + width) == (drawn.marks[1].x, drawn.marks[2].x)
     assert (y, text) == (drawn.threads[1][0], "held at migrate.begin")
+    assert early[0] < early[0] + early[1] == drawn.marks[0].x

@@ -20,11 +20,13 @@ from dmirror.report.html import html
 from dmirror.report.junit import junit
 from dmirror.report.ktap import ktap
 from dmirror.report.problems import problems
-from dmirror.report.summary import duration, printable, summaries
+from dmirror.report.summary import duration, headline, printable, summaries, words
 from dmirror.results import CAUSES, DEFECT, FAILED, PASSED, SKIPPED, Complaint, Verdict
 
 FILE, OTHER, BAD = (f"tests/device/test_{name}.py" for name in ("one", "two", "bad"))
-SPLAT = Complaint("kasan", "BUG: KASAN: bad <read> & more", "frob mm/frob.c:12\n  > 12  frob(<x>);", "raw frob+0x1/0x2")
+SPLAT = Complaint(
+    "kasan", "BUG: KASAN: bad <read> & more", "frob mm/frob.c:12\n  > 12  frob(<x>);\n", "raw frob+0x1/0x2"
+)
 BEHIND = Complaint("warning", "WARNING: mm/late.c:3", "late mm/late.c:3", "raw", between=True)
 
 TESTS = {
@@ -36,7 +38,10 @@ TESTS = {
 
 
 def failed(cause: str, **fields: Any) -> Verdict:
-    said = {"kernel": "", "assertion": "    def test():\n>       assert '<b>' == 2\nE       assert '<b>' == 2"}
+    said = {
+        "kernel": f"[gw0] linux -- Python 3.11\nit complained\n\n{SPLAT.decoded.strip()}",
+        "assertion": "    def test():\n>       assert '<b>' == 2\nE       assert '<b>' == 2",
+    }
     text = said.get(cause, f"{cause}: no end within 60 s\x1b[0m\x00")
     return Verdict(FAILED, [], cause=cause, text=text, console="gw0/console.log", **fields)
 
@@ -137,6 +142,15 @@ class TestSummary:
     def test_a_time_is_for_people(self, seconds, text):
         assert duration(seconds) == text
 
+    def test_a_complaint_is_not_said_twice(self):
+        assert words(failed("kernel", complaints=[SPLAT])) == "it complained"
+
+    @pytest.mark.parametrize("cause", CAUSES)
+    def test_the_kernel_says_why_where_it_is_the_cause(self, cause):
+        verdict = failed(cause, complaints=[SPLAT])
+        assert (headline(verdict) == SPLAT.title) == (cause in ("kernel", "crash", "hang"))
+        assert headline(verdict)
+
     def test_what_cannot_be_printed_is_not(self):
         assert printable("a\x1b[1mb\x00\ud800\r\nö😀") == "ab#x00#xD800\nö😀"
 
@@ -178,11 +192,24 @@ class TestKtap:
             "harness": "ERROR harness: no end within 60 s#x00",
         }
         said = next(test["said"] for test in tests if test["name"] == "test_kernel")
-        assert said[:3] == [
+        assert said == [
             "cause: kernel",
             "kernel: BUG: KASAN: bad <read> & more",
+            "frob mm/frob.c:12",
+            "> 12  frob(<x>);",
             "kernel: WARNING: mm/late.c:3 (after the test, before the next)",
+            "late mm/late.c:3",
+            "it complained",
+            "console: gw0/console.log",
         ]
+
+    def test_of_long_texts_there_are_the_first_lines_of_the_kernels_and_the_last_of_pytests(self, made):
+        long = "\n".join(f"line {number}" for number in range(100))
+        verdict = failed("kernel", complaints=[Complaint("bug", "BUG: it", long, long)])
+        verdict.text = f"{long}\nend"
+        said = parsed(ktap([made({"a.py::t": verdict})]))[0]["tests"][0]["tests"][0]["said"]
+        assert said[2:32] == [f"line {number}" for number in range(30)]
+        assert said[32:] == ["... 70 more lines", "end", "console: gw0/console.log"]
 
     def test_a_run_that_was_cut_off_is_not_ok(self, made):
         kernel = parsed(ktap([made(TESTS, planned=9, ended=False)]))[0]
@@ -304,15 +331,17 @@ class TestHtml:
         assert page(made(TESTS)).text("h1") == "✓ Everything passed"
         assert page(made(TESTS), made(TESTS)).text("h1") == "✓ All 2 runs passed"
         assert page(made(TESTS), made(TESTS, planned=9)).text("h1") == "✂ 1 of 2 runs cut off"
-        assert page(made(TESTS), made(broken())).text("h1") == "✗ 6 tests fail, in 1 of 2 runs"
+        assert page(made(TESTS), made(broken())).text("h1") == "✗ 6 failures, in 1 of 2 runs"
+        assert page(made(broken())).text("h1") == "✗ 6 of 10 tests failed"
+        assert page(made(TESTS, planned=9)).text("h1") == "✂ Cut off"
 
     def test_what_was_cut_off_is_said_on_top(self, made):
         assert "7.3.4: cut off after 4 of 9 tests" in page(made(TESTS, planned=9, ended=False)).text("header")
 
     def test_the_matrix_has_words_for_every_run(self, made):
         text = page(made(broken()), made(TESTS, flavour="debug"), made({}, kernel="6.1", planned=3)).text("main")
-        for words in ("✗ 6 failed", "✓ passed", "✂ cut off", "not run", "1 known defect, 2 skipped"):
-            assert words in text
+        for part in ("✗ 6 failed", "✓ passed", "✂ cut off", "not run", "1 known defect, 2 skipped"):
+            assert part in text
 
     def test_a_failure_shows_everything_that_was_said(self, made):
         run = made(broken())
@@ -402,10 +431,12 @@ class TestVerb:
         runs(broken())
         runs(TESTS, flavour="debug")
         runs(TESTS, kernel="6.12.1", driver="test_hmm")
+        runs(TESTS, kernel="6.9")
         runs(TESTS)
         assert cli.main(["report"]) == 0
         lines = [line.split()[:8] for line in capsys.readouterr().out.splitlines()]
         assert lines[1:] == [
+            ["6.9", "default", "dmirror", "1", "0", "1", "2", "0.0"],
             ["6.12.1", "default", "test_hmm", "1", "0", "1", "2", "0.0"],
             ["7.3.4", "debug", "dmirror", "1", "0", "1", "2", "0.0"],
             ["7.3.4", "default", "dmirror", "1", "0", "1", "2", "0.0"],

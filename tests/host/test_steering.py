@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake import FakeMirror
 
-from dmirror import holds, inject
+from dmirror import holds, inject, timeline
 from dmirror.calls import MirrorError, request
 from dmirror.counters import STAYED, Counters
 from dmirror.events import KERNEL_EVENTS
@@ -93,6 +93,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> HoldDriver:
 
 
 def test_a_hold_waits_and_lets_go(driver: HoldDriver) -> None:
+    timeline.take()
     with driver.mirror.hold("invalidate", BUF, nth=3, events=("CLEAR", "MIGRATE"), limit=2.5) as hold:
         driver.come()
         state = hold.wait()
@@ -100,6 +101,8 @@ def test_a_hold_waits_and_lets_go(driver: HoldDriver) -> None:
         assert repr(state) == "held at invalidate, passed 3 times; thread 42 with [0x7f0000000000, 0x7f0000004000)"
         hold.resume()
         assert hold.state().state == "resumed"
+    [(began, ended, *who)] = timeline.plain([], {}, device=0, lost=0)["holds"]
+    assert began <= ended and who == [42, "invalidate"]
     name, fields = driver.mirror.calls[0]
     assert (name, fields["point"], fields["nth"], fields["limit"]) == ("HOLD", lib.DMIRROR_HOLD_INVALIDATE, 3, 2500)
     assert fields["events"] == 1 << lib.DMIRROR_EVENT_CLEAR | 1 << lib.DMIRROR_EVENT_MIGRATE

@@ -14,12 +14,12 @@ from markupsafe import Markup, escape
 from dmirror.journal import Run
 from dmirror.report.picture import PLACES, Picture, picture
 from dmirror.report.problems import Failure, problems
-from dmirror.report.summary import Summary, by_file, duration, printable, said, summaries
+from dmirror.report.summary import Summary, by_file, duration, printable, said, summaries, words
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Verdict
 from dmirror.splats import TEST_STARTS
 from dmirror.vm import console
 
-WORDS = {PASSED: "pass", FAILED: "FAIL", DEFECT: "defect", SKIPPED: "skip"}
+_CELLS = {PASSED: "pass", FAILED: "FAIL", DEFECT: "defect", SKIPPED: "skip"}
 
 _SLOW_S = 5.0  # a test's time is shown from here on
 _LONGEST = 16_000  # characters of one text; its middle is left out
@@ -73,7 +73,7 @@ def html(runs: Iterable[Run]) -> str:
         timelines=timelines,
         unseen=unseen,
         places=PLACES,
-        words=WORDS,
+        cells=_CELLS,
         slow=_SLOW_S,
     )
 
@@ -127,7 +127,7 @@ def _shown(failure: Failure, room: _Room) -> Shown:
     whole = Shown(
         failure,
         verdict.complaints,
-        _marked(verdict.text),
+        _marked(words(verdict)),
         _console(failure),
         [picture(log) for log in verdict.logs if log["events"]],
     )
@@ -206,7 +206,7 @@ def _files(runs: list[Summary], numbers: Mapping[tuple[int, str], int]) -> list[
             for test in dict.fromkeys(test for tests in of_file for test in tests)
         ]
         verdicts = [verdict for tests in of_file for verdict in tests.values()]
-        counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in WORDS}
+        counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in _CELLS}
         files.append(File(name, rows, counts, sum(verdict.seconds for verdict in verdicts)))
     return files
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from dmirror.journal import Run
-from dmirror.report.summary import Summary, headline, one_line, printable, said, summaries
+from dmirror.report.summary import Summary, headline, one_line, printable, said, summaries, words
 from dmirror.results import DEFECT, FAILED, SKIPPED, Verdict
 
 
@@ -53,7 +53,7 @@ def _case(suite: Element, nodeid: str, verdict: Verdict) -> None:
     if verdict.outcome == FAILED:
         kind = "error" if verdict.cause == "harness" else "failure"
         found = SubElement(case, kind, type=verdict.cause or "unknown", message=headline(verdict))
-        found.text = printable(verdict.text)
+        found.text = words(verdict)
     elif verdict.outcome in (DEFECT, SKIPPED):
         SubElement(case, "skipped", type=verdict.outcome, message=one_line(verdict.reason))
     parts = [

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from dmirror.journal import Run
-from dmirror.report.summary import Summary, by_file, headline, one_line, printable, said, summaries
+from dmirror.report.summary import Summary, by_file, headline, one_line, printable, said, summaries, words
 from dmirror.results import DEFECT, FAILED, SKIPPED, Verdict
 
-_MOST_LINES = 30  # of what pytest said
+_MOST_LINES = 30  # of one text
 
 # A test that ran for too long, and one that was not carried out to its end, are not the same as one that failed.
 _DIRECTIVES = {"timeout": "TIMEOUT ", "hang": "TIMEOUT hang: ", "crash": "ERROR crash: ", "harness": "ERROR harness: "}
@@ -74,12 +74,16 @@ def _diagnostics(verdict: Verdict) -> Iterator[str]:
     yield f"cause: {verdict.cause or 'unknown'}"
     for complaint in verdict.complaints:
         yield f"kernel: {said(complaint)}"
-    lines = printable(verdict.text).splitlines()
-    if len(lines) > _MOST_LINES:
-        yield f"... {len(lines) - _MOST_LINES} lines before these"
-    yield from lines[-_MOST_LINES:]
+        yield from _some(printable(complaint.decoded or complaint.raw).splitlines(), first=True)
+    yield from _some(words(verdict).splitlines(), first=False)
     if verdict.console:
         yield f"console: {one_line(verdict.console)}"
+
+
+def _some(lines: list[str], *, first: bool) -> Iterator[str]:
+    """Of many lines the first, where the kernel says what it is about, or the last, where pytest does."""
+    more = [f"... {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    yield from [*lines[:_MOST_LINES], *more] if first else [*more, *lines[-_MOST_LINES:]]
 
 
 def _description(name: str) -> str:

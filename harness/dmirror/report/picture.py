@@ -207,8 +207,11 @@ def _holds(
 ) -> Iterator[tuple[float, float, float, str]]:
     for began, ended, tid, point in log["holds"]:
         if tid in log["threads"]:
-            start, end = (_at(ns, events, xs) for ns in (began, ended))
-            yield start, max(end - start, 4.0), lanes[log["threads"].index(tid)], f"held at {point}"
+            thread = log["threads"].index(tid)
+            # It stood there from its own last event on; that somebody saw it comes later.
+            own = [event.ns for event in events if event.thread == thread and event.ns <= began]
+            start, end = (_at(ns, events, xs) for ns in (own[-1] if own else began, ended))
+            yield start, max(end - start, 4.0), lanes[thread], f"held at {point}"
 
 
 def _at(ns: int, events: list[Event], xs: list[float]) -> float:
@@ -268,7 +271,7 @@ def _neighbours(pages: list[int], rows: list[tuple[float, float]]) -> Iterator[t
     """First and last of those that follow one another without a gap between their rows."""
     first = pages[0]
     for page, following in pairwise(pages):
-        if following != page + 1 or rows[following][0] > rows[page][1]:
+        if rows[following][0] > rows[page][1]:
             yield first, page
             first = following
     yield first, pages[-1]

@@ -15,6 +15,8 @@ OUTCOMES = (PASSED, FAILED, DEFECT, SKIPPED)
 
 # What XML 1.0 cannot hold (section 2.2), UTF-8 neither, and no reader can see.
 _UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# A line of pytest-xdist's above the text of each failure.
+_WORKER = re.compile(r"^\[gw\d+\] \S+ -- Python .*\n?", re.MULTILINE)
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?=\n)")
 
 
@@ -73,13 +75,21 @@ def by_file(run: Run) -> dict[str, dict[str, Verdict]]:
 
 
 def headline(verdict: Verdict) -> str:
-    """Why a test failed, in one line: the kernel's words where it has some, else the first that pytest has marked."""
-    if verdict.complaints and verdict.cause != "assertion":
+    """Why a test failed, in one line: the kernel's words where it is the cause, else the first of pytest's marked."""
+    if verdict.complaints and verdict.cause in ("kernel", "crash", "hang"):
         return one_line(verdict.complaints[0].title)
-    lines = [line.strip() for line in printable(verdict.text).splitlines() if line.strip()]
+    lines = [line.strip() for line in words(verdict).splitlines() if line.strip()]
     marked = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")]
     first = next(iter(marked or lines), verdict.reason)
     return one_line(first.removeprefix(f"{verdict.cause}: "))
+
+
+def words(verdict: Verdict) -> str:
+    """What pytest said of a failure, without the complaints, which are there by themselves."""
+    text = verdict.text
+    for complaint in verdict.complaints:
+        text = text.replace(complaint.decoded.strip() or complaint.title, "")
+    return re.sub(r"\n{3,}", "\n\n", _WORKER.sub("", printable(text))).strip("\n")
 
 
 def said(complaint: Complaint) -> str:

@@ -59,7 +59,16 @@
     target.scrollIntoView();
   }
 
+  // Of a long text of pytest's, what it is about stands near the end.
+  function marked(fold) {
+    for (const text of fold.querySelectorAll("pre")) {
+      const mark = text.querySelector("mark");
+      if (mark !== null) text.scrollTop = mark.offsetTop - 120;
+    }
+  }
+
   form.hidden = false;
+  for (const failure of failures) failure.addEventListener("toggle", () => marked(failure));
   form.addEventListener("submit", (event) => event.preventDefault());
   name.addEventListener("input", apply);
   outcome.addEventListener("change", apply);
