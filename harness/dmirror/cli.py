@@ -311,6 +311,13 @@ def _matrix(args: argparse.Namespace) -> int:
     work = matrix.Matrix(folder, wanted, matrix.commands(wanted))
     with screen() as show:
         work.run(args.guests or fitting(CPUS, wanted.memory_mib), show)
+    recorded = [row.run for row in work.cells if row.run]
+    if recorded:
+        page = html(recorded)
+        for file in (folder / matrix.REPORT, args.html):
+            if file:
+                contracts.write(file, page)
+        print(f"report: {folder / matrix.REPORT}")
     print(work.text())
     if work.interrupted is not None:
         print("dmirror: interrupted; dmirror matrix --resume goes on", file=sys.stderr)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from dmirror.cells import BUILDING, BUILT, CANNOT, CUT_OFF, DONE, SUMS, TESTING, WAITING, Cell, Row, failures, table
 from dmirror.errors import CannotRun
-from dmirror.kernel import catalogue, config
+from dmirror.kernel import catalogue, config, flavours
 from dmirror.paths import cache
 from dmirror.results import FAILED
 from dmirror.sessions import Sessions
@@ -56,7 +56,7 @@ class Plan:
         return [Cell(*three) for three in itertools.product(self.kernels, self.flavours, self.drivers)]
 
 
-def plan(kernels: str, flavours: str, drivers: str, **more: Any) -> Plan:
+def plan(kernels: str, flavour_names: str, drivers: str, **more: Any) -> Plan:
     """From lists of words with commas between; "all" or none at all is every one. Raises CannotRun for what is not
     known."""
     known = catalogue.load()
@@ -64,7 +64,7 @@ def plan(kernels: str, flavours: str, drivers: str, **more: Any) -> Plan:
     for word in chosen:
         if "/" not in word:
             known.find(word)
-    of_flavours = _words(flavours, config.flavours)
+    of_flavours = _words(flavour_names, config.flavours)
     for word in of_flavours:
         config.options(word)
     of_drivers = _words(drivers, lambda: DRIVERS)
@@ -158,7 +158,9 @@ class Matrix:
             if self.host.state == DONE:
                 todo = [row for row in self.cells if row.state != DONE]
                 self._in_turn(todo, sessions, show)
-                self._side_by_side([row for row in todo if row.state == BUILT], guests, sessions, show)
+                built = [row for row in todo if row.state == BUILT]
+                # The longest first, so that none is left to run alone at the end.
+                self._side_by_side(sorted(built, key=_slowness, reverse=True), guests, sessions, show)
             self.interrupted = sessions.interrupted
         for row in self.rows:
             if row.state == BUILT:
@@ -261,6 +263,12 @@ def last() -> Path:
     if not folders:
         raise CannotRun("there is no matrix to go on with", "dmirror matrix begins one")
     return folders[-1].parent
+
+
+def _slowness(row: Row) -> float:
+    assert row.cell is not None
+    wanted = {option.name: option.value for option in config.options(row.cell.flavour) if option.value != "n"}
+    return flavours.slowdown(wanted)
 
 
 def _judge(row: Row, status: int, *, interrupted: bool) -> None:
