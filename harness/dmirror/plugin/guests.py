@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -34,11 +35,10 @@ from dmirror.plugin.splat import BETWEEN, COMPLAINTS, as_property, between
 from dmirror.plugin.stall import ALIVE, LIMITS
 from dmirror.results import Results
 from dmirror.uapi import build as uapi
-from dmirror.vm import accelerator, console, runs
+from dmirror.vm import accelerator, console, remote, room, runs
 from dmirror.vm.guest import panic
 from dmirror.vm.image import python_image
 from dmirror.vm.interpreter import outcome, run_dir
-from dmirror.vm.room import fitting
 from dmirror.vm.spec import GuestSpec, driver
 
 if TYPE_CHECKING:
@@ -82,15 +82,28 @@ def configure(config: pytest.Config) -> None:
         _warm(config)
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
-    count = option.dmirror_guests or fitting(spec.cpus, spec.memory_mib)
+    subject = Subject(
+        kernel=kernel.label,
+        release=kernel.release,
+        source=kernel.identity,
+        config=kernel.config,
+        flavour=kernel.flavour,
+        driver=option.dmirror_driver,
+        harness=_harness(),
+        accelerator=chosen.name,
+    )
+    record = journal.load(run) if (run / journal.NAME).exists() else journal.Run(run, subject, time.time())
+    (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
     (run / "guest.json").write_text(spec.to_json())
     # The interpreters are children of this process and find their guest's description through the
     # environment.
     os.environ["DMIRROR_GUEST"] = os.fspath(run / "guest.json")
     os.environ["DMIRROR_RUN"] = os.fspath(run)
-    # setpriv: the guest ends with this process even if that is killed.
-    interpreter = shlex.join(["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "dmirror.vm.interpreter"])
-    option.tx = [f"popen//python={interpreter}"] * count
+    try:
+        hosts = _hosts(config, run, spec)
+    except CannotRun as error:
+        pytest.exit(str(error), returncode=2)
+    option.tx = [f"popen//python={shlex.join(remote.interpreter(host))}" for host in hosts]
     option.dist = "load"
     # The workers get these arguments again. Where the root is depends on which of the paths among them exist,
     # and in the guest some of the host's do not.
@@ -104,26 +117,33 @@ def configure(config: pytest.Config) -> None:
     header = [
         f"kernel: {kernel.label} ({kernel.flavour}), {kernel.image}",
         str(chosen),
-        f"guests: {count}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
+        f"guests: {len(hosts)}{_where(hosts)}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
     ]
     config.pluginmanager.register(Guests(config, run, header, kernel.slowdown), "dmirror-guests")
-    subject = Subject(
-        kernel=kernel.label,
-        release=kernel.release,
-        source=kernel.identity,
-        config=kernel.config,
-        flavour=kernel.flavour,
-        driver=option.dmirror_driver,
-        harness=_harness(),
-        accelerator=chosen.name,
-    )
-    record = journal.load(run) if (run / journal.NAME).exists() else journal.Run(run, subject, time.time())
-    (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
     # First the text of a report is complete, then it is recorded.
     config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
     results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
     config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
     config.pluginmanager.register(Recorder(record, results), "dmirror-record")
+
+
+def _hosts(config: pytest.Config, run: Path, spec: GuestSpec) -> list[str]:
+    """The host of each guest, once it has all that guests need. Raises CannotRun."""
+    option = config.option
+    if option.dmirror_ssh_config:
+        os.environ[remote.CONFIG] = os.fspath(option.dmirror_ssh_config)
+    modules = [Path(shlex.split(module)[0]).parent for module in spec.modules]
+    hosts: list[str] = []
+    for host, count in option.dmirror_hosts or [(remote.HERE, None)]:
+        if host != remote.HERE:
+            remote.send(host, [spec.image, *modules, run / "guest.json", run / LEFT_OUT, *_paths(config)])
+        fitting = room.fitting if host == remote.HERE else functools.partial(remote.fitting, host)
+        hosts += [host] * (count or option.dmirror_guests or fitting(spec.cpus, spec.memory_mib))
+    return hosts
+
+
+def _where(hosts: list[str]) -> str:
+    return "" if set(hosts) == {remote.HERE} else f" on {', '.join(dict.fromkeys(hosts))}"
 
 
 def _harness() -> str:
@@ -254,6 +274,9 @@ class Guests:
             guest.test = nodeid
             self._allow(guest, guest.limits.get(nodeid, self._limit_s))
         elif name == "collectionfinish":
+            host = remote.host_of(guest.node.gateway.spec.python)
+            if host != remote.HERE:
+                remote.fetch(host, guest.folder, LIMITS)
             guest.limits = _limits(guest.folder)
             guest.ends_by = None
         elif name == "logfinish":
@@ -352,7 +375,7 @@ def _silence(folder: Path) -> float:
 
 def _end(pid: int) -> None:
     try:
-        if b"dmirror.vm.interpreter" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"dmirror.vm." in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGTERM)
     except (FileNotFoundError, ProcessLookupError):
         pass

@@ -42,6 +42,16 @@ def _guests(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
 
+def _hosts(text: str) -> list[tuple[str, int | None]]:
+    hosts = []
+    for word in text.split(","):
+        name, colon, count = word.partition(":")
+        if not name or name.startswith("-"):
+            raise argparse.ArgumentTypeError(f"{word!r} is not a host: user@host, or user@host:N for N guests")
+        hosts.append((name, _positive(count) if colon else None))
+    return hosts
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dmirror", "dmirror: tests in guests; any of the first three boots them")
     add = group.addoption
@@ -55,6 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_guests,
         help="How many guests at once (default: auto, as many as processors and memory allow).",
     )
+    add(
+        "--dmirror-hosts",
+        metavar="LIST",
+        type=_hosts,
+        help="Where the guests run: user@host[:N],... by ssh, with N guests each; `here` is this machine.",
+    )
+    add("--dmirror-ssh-config", metavar="FILE", type=_absolute, help="What ssh is given as -F.")
     add(
         "--dmirror-memory",
         metavar="MIB",

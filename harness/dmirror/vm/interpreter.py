@@ -19,6 +19,9 @@ from dmirror.vm import console
 from dmirror.vm.guest import DIED, Outcome, boot
 from dmirror.vm.spec import GuestSpec
 
+FOLDER = "DMIRROR_GUEST_FOLDER"
+"""The environment's name for the guest's folder, where that is chosen already."""
+
 _OUTCOME = "outcome.json"
 
 
@@ -36,7 +39,7 @@ def outcome(folder: Path) -> Outcome | None:
 
 
 def main() -> int:
-    folder = run_dir(Path(os.environ["DMIRROR_RUN"]), os.getpid())
+    folder = Path(os.environ.get(FOLDER) or run_dir(Path(os.environ["DMIRROR_RUN"]), os.getpid()))
     spec = GuestSpec.from_json(Path(os.environ["DMIRROR_GUEST"]).read_text())
     try:
         ended = boot(spec, [sys.executable, *sys.argv[1:]], run_dir=folder, as_interpreter=True)
