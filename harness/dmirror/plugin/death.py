@@ -36,7 +36,9 @@ def of_test(log: Path, outcome: Outcome | None, *, ended_after: float | None, si
         cause, sentence = _ended(complaints, any(STANDS_HERE in line for line in said), ended_after, silent)
     else:
         cause, sentence = _died(log, complaints, outcome)
-    return Death(cause, sentence, [one for one in complaints if one.kind != "OOM" or cause == "crash"])
+    # Running out of memory is no complaint, but where the guest died of it.
+    said_of_it = [one for one in complaints if not splats.harmless(one) or (one.kind == "OOM" and cause == "crash")]
+    return Death(cause, sentence, said_of_it)
 
 
 def _ended(complaints: list[splats.Splat], python_lives: bool, seconds: float, silent: bool) -> tuple[str, str]:
