@@ -30,18 +30,20 @@ checkpatch COMPLEX_MACRO,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT kmod/trace.h
 # What it is there for.
 checkpatch AVOID_BUG tests/bad/bad.c
 
+# Without the second one the kernel leaves a sparse alone that does not know what C23 calls typeof_unqual.
+flags="-D__CHECK_ENDIAN__ -D__typeof_unqual__=__typeof__"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r kmod/. tests/bad "$work"
 said=$(
-	make -s -C "$work" KDIR="$build" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" 2>&1 &&
-		make -s -C "$build" M="$work/bad" KCFLAGS=-Werror C=2 CF="-D__CHECK_ENDIAN__" modules 2>&1
+	make -s -C "$work" KDIR="$build" KCFLAGS=-Werror C=2 CF="$flags" 2>&1 &&
+		make -s -C "$build" M="$work/bad" KCFLAGS=-Werror C=2 CF="$flags" modules 2>&1
 ) || {
 	echo "$said"
 	exit 1
 }
-# sparse only warns; what it says of the kernel's headers is the kernel's.
-if echo "$said" | grep -E "^$work/[^:]*:[0-9]+:[0-9]+: (warning|error)|^[a-z]+\.[ch]:[0-9]+:[0-9]+: (warning|error)"; then
+# sparse only warns; what it says of the kernel's headers is the kernel's, as are the constants of MODULE_INFO().
+if echo "$said" | grep -v "bad constant expression" | grep -E "^$work/[^:]*:[0-9]+:[0-9]+: (warning|error)|^[a-z]+\.[ch]:[0-9]+:[0-9]+: (warning|error)"; then
 	exit 1
 fi
 echo "lint: clean"
