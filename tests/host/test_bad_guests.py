@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,7 +138,7 @@ def _left(folder: Path) -> Iterator[str]:
 
 
 def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
-    status, said = _pytest(folder)
+    status, said = _pytest(folder, "--junitxml=out.xml")
     run = journal.load(folder / "run")
     names = re.findall(r"^def (test_\w+)", TESTS, re.MULTILINE)
     verdicts = {nodeid.partition("::")[2]: verdict for nodeid, verdict in run.tests.items()}
@@ -153,6 +154,8 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
     assert (run.planned, run.ended is not None, status) == (len(names), True, 1), said
     # What came after a test passed is an error of it.
     assert f"{counts[FAILED] - 1} failed, {counts[PASSED] + 1} passed, 1 error" in said
+    properties = ET.parse(folder / "out.xml").getroot().iter("property")
+    assert {one.get("name"): one.get("value") for one in properties}["release"] == run.subject.release
     # With file and line, and the line itself.
     assert re.search(r"vfs_write\+.*\n +fs/read_write\.c:\d+.*\n +\d+: ", verdicts["test_null"].text)
     assert not list(_left(folder))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.junitxml import xml_key
 
 from dmirror.journal import Journal, Run
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
@@ -23,6 +25,13 @@ class Recorder:
         self._run = run
         self._results = results
         self._journal = Journal(run.folder, run.subject)
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        # pytest's own XML says what was tested, too, where it is asked for (--junitxml).
+        xml = session.config.stash.get(xml_key, None)
+        if xml is not None:
+            for name, value in asdict(self._run.subject).items():
+                xml.add_global_property(name, value)
 
     def pytest_xdist_node_collection_finished(self, node: WorkerController, ids: list[str]) -> None:
         if self._run.planned is None:
