@@ -391,6 +391,15 @@ class TestHtml:
         assert shown.count("The page would be too long") == 7
         assert shown.count('<details class="failure"') == 10
 
+    def test_of_many_alike_there_are_the_names_of_the_rest(self, made):
+        tests = {f"a.py::test[{n}]": failed("assertion") for n in range(20)}
+        shown = page(made(tests))
+        folds = [attributes["id"] for tag, attributes in shown.tags if tag == "details" and "id" in attributes]
+        names = [attributes["id"] for tag, attributes in shown.tags if tag == "li" and "id" in attributes]
+        assert (len(folds), len(names)) == (12, 8)
+        assert shown.text("h1") == "✗ 20 of 20 tests failed"
+        assert "8 more like these" in shown.text("summary")
+
 
 class TestProblems:
     def test_failures_that_look_alike_are_one_with_the_worst_first(self, made):

@@ -24,9 +24,10 @@ _CELLS = {PASSED: "pass", FAILED: "FAIL", DEFECT: "defect", SKIPPED: "skip"}
 _SLOW_S = 5.0  # a test's time is shown from here on
 _LONGEST = 16_000  # characters of one text; its middle is left out
 _CONSOLE_LINES = 80
+_SHOWN_OF_EACH = 12  # failures of one problem; of the others only the names
 # Characters of failures, and of pictures of tests that passed: a browser opens a page of some MB at once.
-_FAILURES_ROOM = 2_500_000
-_PICTURES_ROOM = 1_500_000
+_FAILURES_ROOM = 1_500_000
+_PICTURES_ROOM = 1_000_000
 _PICTURE_EACH = 400  # of an event, about
 
 
@@ -56,15 +57,17 @@ def html(runs: Iterable[Run]) -> str:
     of = summaries(runs)
     broken = problems(of)
     room = _Room(_FAILURES_ROOM)
-    shown = {failure.number: _shown(failure, room) for problem in broken for failure in problem.failures}
-    numbers = {(id(one.failure.run), one.failure.nodeid): one.failure.number for one in shown.values()}
+    shown = {one.number: _shown(one, room) for problem in broken for one in problem.failures[:_SHOWN_OF_EACH]}
+    failures = [failure for problem in broken for failure in problem.failures]
+    numbers = {(id(failure.run), failure.nodeid): failure.number for failure in failures}
     timelines, unseen = _of_passed(of)
     return _template().render(
         runs=of,
         matrix=_matrix(of),
         problems=broken,
         shown=shown,
-        failed=len(shown),
+        most=_SHOWN_OF_EACH,
+        failed=len(failures),
         failed_runs=sum(one.failed for one in of),
         files=_files(of, numbers),
         tests=len({nodeid for one in of for nodeid in one.run.tests}),
@@ -124,16 +127,13 @@ def _matrix(runs: list[Summary]) -> tuple[list[tuple[str, str]], list[tuple[str,
 
 def _shown(failure: Failure, room: _Room) -> Shown:
     verdict = failure.verdict
-    whole = Shown(
-        failure,
-        verdict.complaints,
-        _marked(words(verdict)),
-        _console(failure),
-        [picture(log) for log in verdict.logs if log["events"]],
-    )
-    length = len(whole.text) + len(whole.console) + sum(len(one.decoded) + len(one.raw) for one in verdict.complaints)
-    length += sum(_PICTURE_EACH * len(one.marks) for one in whole.pictures)
-    return whole if room.take(length) else Shown(failure, whole=False)
+    text, of_console = _marked(words(verdict)), _console(failure)
+    logs = [log for log in verdict.logs if log["events"]]
+    length = len(text) + len(of_console) + sum(len(one.decoded) + len(one.raw) for one in verdict.complaints)
+    length += sum(_PICTURE_EACH * len(log["events"]) for log in logs)
+    if not room.take(length):
+        return Shown(failure, whole=False)
+    return Shown(failure, verdict.complaints, text, of_console, [picture(log) for log in logs])
 
 
 def clipped(text: str) -> str:

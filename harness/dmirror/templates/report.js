@@ -8,20 +8,21 @@
   const found = document.getElementById("found");
   const rows = [...document.querySelectorAll("table.tests tr")].filter((row) => row.cells[0].tagName === "TD");
   const files = [...document.querySelectorAll("details.file")];
-  const failures = [...document.querySelectorAll("details.failure")];
+  const failures = [...document.querySelectorAll(".failure")];
   const problems = [...document.querySelectorAll("article.problem")];
   const timelines = [...document.querySelectorAll("details.timeline")];
   const ofFiles = [...document.querySelectorAll("details.timelines")];
+  for (const failure of failures)
+    failure.words = heading(failure.matches("details") ? failure.querySelector("summary") : failure).toLowerCase();
   for (const file of ofFiles)
     for (const timeline of file.querySelectorAll("details.timeline"))
-      timeline.words = (heading(file) + "::" + heading(timeline)).toLowerCase();
+      timeline.words = (heading(file.querySelector("summary")) + "::" + heading(timeline.querySelector("summary"))).toLowerCase();
   for (const row of rows) {
-    row.words = (heading(row.closest("details")) + "::" + row.cells[0].textContent).toLowerCase();
+    row.words = (heading(row.closest("details").querySelector("summary")) + "::" + row.cells[0].textContent).toLowerCase();
   }
 
-  // The name in a fold's summary, without the figures behind it: what a node id has.
-  function heading(fold) {
-    const summary = fold.querySelector("summary");
+  // The name that stands there, without the sign before it and the figures behind it.
+  function heading(summary) {
     return [...summary.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data.trim()).join("");
   }
 
@@ -30,9 +31,11 @@
     const wanted = outcome.value;
     const any = !word && !wanted;
     let count = 0;
-    for (const file of ofFiles)
+    for (const failure of failures)
+    failure.words = heading(failure.matches("details") ? failure.querySelector("summary") : failure).toLowerCase();
+  for (const file of ofFiles)
     for (const timeline of file.querySelectorAll("details.timeline"))
-      timeline.words = (heading(file) + "::" + heading(timeline)).toLowerCase();
+      timeline.words = (heading(file.querySelector("summary")) + "::" + heading(timeline.querySelector("summary"))).toLowerCase();
   for (const row of rows) {
       row.hidden = !(row.words.includes(word) && (!wanted || row.querySelector("td." + wanted[0])));
       count += !row.hidden;
@@ -44,8 +47,8 @@
       if (any) file.open = false;
     }
     for (const failure of failures)
-      failure.hidden = !failure.dataset.name.toLowerCase().includes(word) || (wanted !== "" && wanted !== "failed");
-    for (const problem of problems) problem.hidden = problem.querySelector("details.failure:not([hidden])") === null;
+      failure.hidden = !failure.words.includes(word) || (wanted !== "" && wanted !== "failed");
+    for (const problem of problems) problem.hidden = problem.querySelector(".failure:not([hidden])") === null;
     for (const timeline of timelines) timeline.hidden = !timeline.words.includes(word);
     for (const file of ofFiles) file.hidden = file.querySelector("details.timeline:not([hidden])") === null;
     found.textContent = any ? rows.length + " tests" : count + " of " + rows.length + " tests";
@@ -54,8 +57,8 @@
   function show() {
     const target = document.getElementById(location.hash.slice(1));
     if (target === null) return;
-    const first = target.matches("details") ? target : target.querySelector("details");
-    if (first !== null) first.open = true;
+    const fold = target.matches("article") ? target.querySelector("details") : target.closest("details");
+    if (fold !== null) fold.open = true;
     target.scrollIntoView();
   }
 
