@@ -6,12 +6,12 @@
 #   KBUILD=~/build   a built tree                          DRIVER=test_hmm  the tree's own driver
 #   T=expression     a part of the tests (pytest -k)       TORTURE=1800   seconds for each torture test
 #   SEED=N           where they begin, as a failure says   TIMES=50       how often each device test runs
-#   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts, or the matrix, as a page
+#   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts, matrix or report as a page
 #   KERNELS=6.1,7.2  of a matrix; so FLAVOURS=, DRIVERS=   RESUME=1       go on with the last matrix, or that folder's
-#   GUESTS=N         of a matrix, how many at once
+#   GUESTS=N         of a matrix, how many at once         JUNIT=r.xml    a report for CI; so KTAP=r.ktap
 
 DMIRROR := .venv/bin/dmirror
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -37,6 +37,9 @@ shell: setup
 contracts: setup
 	@$(DMIRROR) contracts $(if $(HTML),--html "$$HTML")
 
+report: setup
+	@$(DMIRROR) report $(if $(HTML),--html "$$HTML") $(if $(JUNIT),--junit "$$JUNIT") $(if $(KTAP),--ktap "$$KTAP")
+
 matrix: setup
 	@$(DMIRROR) matrix $(if $(KERNELS),--kernels "$$KERNELS") $(if $(FLAVOURS),--flavours "$$FLAVOURS") \
 		$(if $(DRIVERS),--drivers "$$DRIVERS") $(if $(T),-k "$$T") $(if $(GUESTS),--guests "$$GUESTS") \
@@ -49,5 +52,5 @@ lint: setup
 setup:
 	@sh scripts/setup.sh
 
-.PHONY: demo test peer bench shell contracts matrix lint setup
+.PHONY: demo test peer bench shell contracts report matrix lint setup
 .DEFAULT_GOAL := demo

@@ -335,6 +335,11 @@ class TestHtml:
         assert page(made(broken())).text("h1") == "✗ 6 of 10 tests failed"
         assert page(made(TESTS, planned=9)).text("h1") == "✂ Cut off"
 
+    def test_what_was_skipped_has_not_passed(self, made):
+        shown = page(made({f"{OTHER}::test_skips": TESTS[f"{OTHER}::test_skips"]}))
+        assert shown.text("h1") == "○ Every test was skipped"
+        assert "passed" not in shown.text("table").replace("0 passed", "")
+
     def test_what_was_cut_off_is_said_on_top(self, made):
         assert "7.3.4: cut off after 4 of 9 tests" in page(made(TESTS, planned=9, ended=False)).text("header")
 
