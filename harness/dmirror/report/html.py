@@ -56,8 +56,7 @@ def html(runs: Iterable[Run]) -> str:
     """The page of several runs. The consoles are read from the runs' folders, where they are still there."""
     of = summaries(runs)
     broken = problems(of)
-    room = _Room(_FAILURES_ROOM)
-    shown = {one.number: _shown(one, room) for problem in broken for one in problem.failures[:_SHOWN_OF_EACH]}
+    shown = _shown([failure for problem in broken for failure in problem.failures[:_SHOWN_OF_EACH]])
     failures = [failure for problem in broken for failure in problem.failures]
     numbers = {(id(failure.run), failure.nodeid): failure.number for failure in failures}
     timelines, unseen = _of_passed(of)
@@ -79,18 +78,6 @@ def html(runs: Iterable[Run]) -> str:
         cells=_CELLS,
         slow=_SLOW_S,
     )
-
-
-class _Room:
-    """How much more the page can hold; what does not fit is left out whole."""
-
-    def __init__(self, characters: int) -> None:
-        self._left = characters
-
-    def take(self, characters: int) -> bool:
-        fits = characters <= self._left
-        self._left -= characters if fits else 0
-        return fits
 
 
 @cache
@@ -125,15 +112,25 @@ def _matrix(runs: list[Summary]) -> tuple[list[tuple[str, str]], list[tuple[str,
     return columns, [(kernel, [cells.get((kernel, *column), []) for column in columns]) for kernel in kernels]
 
 
-def _shown(failure: Failure, room: _Room) -> Shown:
-    verdict = failure.verdict
-    text, of_console = _marked(words(verdict)), _console(failure)
-    logs = [log for log in verdict.logs if log["events"]]
-    length = len(text) + len(of_console) + sum(len(one.decoded) + len(one.raw) for one in verdict.complaints)
-    length += sum(_PICTURE_EACH * len(log["events"]) for log in logs)
-    if not room.take(length):
-        return Shown(failure, whole=False)
-    return Shown(failure, verdict.complaints, text, of_console, [picture(log) for log in logs])
+def _shown(failures: Iterable[Failure]) -> dict[int, Shown]:
+    """By number; what does not fit any more is left out whole."""
+    left = _FAILURES_ROOM
+    shown = {}
+    for failure in failures:
+        verdict = failure.verdict
+        texts = [verdict.text, *(text for one in verdict.complaints for text in (one.decoded, one.raw))]
+        logs = [log for log in verdict.logs if log["events"]]
+        length = sum(min(len(text), _LONGEST) for text in texts)
+        length += sum(_PICTURE_EACH * len(log["events"]) for log in logs)
+        if length > left:
+            shown[failure.number] = Shown(failure, whole=False)
+            continue
+        one = Shown(
+            failure, verdict.complaints, _marked(words(verdict)), _console(failure), [picture(log) for log in logs]
+        )
+        left -= length + len(one.console)
+        shown[failure.number] = one
+    return shown
 
 
 def clipped(text: str) -> str:
@@ -232,15 +229,16 @@ class Timelines:
 
 def _of_passed(runs: list[Summary]) -> tuple[list[Timelines], int]:
     """As many pictures as there is room for, by file; and how many there is none for."""
-    room = _Room(_PICTURES_ROOM)
+    left, unseen = _PICTURES_ROOM, 0
     files: dict[str, Timelines] = {}
-    unseen = 0
     for one in runs:
         for file, tests in by_file(one.run).items():
             for test, verdict in tests.items():
                 for log in verdict.logs if verdict.outcome != FAILED else ():
-                    if log["events"] and room.take(_PICTURE_EACH * len(log["events"])):
+                    length = _PICTURE_EACH * len(log["events"])
+                    if 0 < length <= left:
+                        left -= length
                         files.setdefault(file, Timelines(file)).pictures.append((test, one.name, picture(log)))
                     else:
-                        unseen += bool(log["events"])
+                        unseen += bool(length)
     return list(files.values()), unseen
