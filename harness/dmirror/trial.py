@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,7 +36,13 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
     with (
         (folder / LOG).open("wb") as sink,
         progress.bar(title, total=100) as bar,
-        subprocess.Popen([*command, "-v"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as session,
+        subprocess.Popen(
+            [*command, "-v"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # or the log and the bar get it in portions
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as session,
     ):
         assert session.stdout is not None
         for line in session.stdout:
