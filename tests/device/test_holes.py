@@ -10,6 +10,7 @@ from dmirror.events import END, MIGRATE
 from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import ChildKilled, in_child
+from dmirror.quiet import fault_in
 from dmirror.threads import Task
 
 STEER = pytest.mark.needs(capability="steer")
@@ -331,9 +332,11 @@ def test_an_armed_userfaultfd_keeps_holes_holes(mirror, hollow):
 @STEER
 @pytest.mark.needs(kernel=">=6.12")  # where a fault of this thread does not wait behind the one that arms
 @pytest.mark.contract("Z-05")
-def test_a_userfaultfd_is_armed_before_a_migration_or_after_it(mirror, block):
+def test_a_userfaultfd_is_armed_before_a_migration_or_after_it(mirror):
     """The mmap lock keeps it out: whether it is armed need be asked once only."""
+    fault_in()  # who waits for the lock to write keeps out whoever has a page fault then
     with (
+        Region.anonymous(16, align=16 * PAGE) as block,
         Userfault() as userfault,
         mirror.hold("migrate.after_setup", block) as held,
         Task(mirror.migrate, block) as migration,

@@ -2,6 +2,7 @@
 """Section 12 where pages and mirrors are of several processes: whose mirror it is, and what all of them keep."""
 
 import errno
+import mmap
 import os
 import sys
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.needs(capability="steer")
 @pytest.fixture(params=["small", "huge"])
 def memory(request, mirror):
     with Region.anonymous(16) if request.param == "small" else Region.huge(1) as region:
+        region.fill(1)
+        region.advise(mmap.MADV_NOHUGEPAGE)  # khugepaged has no business here
         yield region
 
 
