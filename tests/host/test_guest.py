@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dmirror.errors import CannotRun, Untestable
+from dmirror.vm import guest
 from dmirror.vm.spec import GuestSpec
 
 # Starts the QEMU it is given and, like guest-init.sh, speaks on the port "ctl" and runs the job on the other
@@ -235,3 +237,22 @@ def test_the_command_line_can_be_read_by_a_shell(host: Host) -> None:
     for script in ("job", "qemu", "set-up"):
         subprocess.run(["sh", "-n", host.folder / "run" / script], check=True)
     assert shlex.quote(os.getcwd()) in (host.folder / "run" / "set-up").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "failure", "kind"),
+    [
+        ("[    0.1] Linux version\n", "the guest's kernel panicked: no init", Untestable),
+        ("[    0.1] Linux version\n", "not up within 60 s", Untestable),
+        ("[    0.1] Linux version\n", "QEMU was ended by SIGKILL", CannotRun),
+        ("", "qemu-system-x86_64: cannot set up guest memory", CannotRun),
+    ],
+)
+def test_a_guest_that_does_not_come_up_is_the_kernels_fault_if_it_said_something(
+    said: str, failure: str, kind: type[CannotRun], tmp_path: Path
+) -> None:
+    log = tmp_path / "console.log"
+    log.write_text(said)
+    error = guest.not_up(guest.Outcome(None, False, failure), log)
+    assert type(error) is kind
+    assert failure in str(error)

@@ -52,9 +52,7 @@ def run(spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = 
         return outcome.status
     print(console.tail(run_dir / console.LOG), file=sys.stderr, flush=True)
     if not outcome.came_up:
-        what, where = f"the guest did not come up: {outcome.failure}", f"its console is in {run_dir / console.LOG}"
-        # A kernel that has not said a word may not have been started.
-        raise Untestable("boot", what, where) if console.read(run_dir / console.LOG).strip() else CannotRun(what, where)
+        raise not_up(outcome, run_dir / console.LOG)
     print(f"dmirror: {outcome.failure}; its console is in {run_dir / console.LOG}", file=sys.stderr, flush=True)
     return DIED
 
@@ -75,6 +73,14 @@ def boot(
         _Machine(spec, argv, run_dir=run_dir, interactive=interactive) as machine,
     ):
         return machine.serve(as_interpreter=as_interpreter)
+
+
+def not_up(outcome: Outcome, log: Path) -> CannotRun:
+    """The error for a guest that did not come up: Untestable, if it was its kernel that did not."""
+    what, where = f"the guest did not come up: {outcome.failure}", f"its console is in {log}"
+    # A kernel that has not said a word may not have been started.
+    of_kernel = console.read(log).strip() and not (outcome.failure or "").startswith("QEMU")
+    return Untestable("boot", what, where) if of_kernel else CannotRun(what, where)
 
 
 def panic(log: Path) -> str | None:
