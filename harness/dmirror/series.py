@@ -29,8 +29,8 @@ _TREE_MIB = 2200
 _COLUMNS = (PASSED, FAILED, DEFECT, SKIPPED)
 
 Attempt = Callable[[Path, str, Path], dict[str, str]]
-"""Builds the tree and runs the tests on it, with a title for people and a folder for the run; outcomes by node id.
-Raises Untestable when the tree does not build or boot."""
+"""Builds the tree and runs the tests on it, with a title for people and a folder to make for the run; outcomes by node
+id. Raises Untestable when the tree does not build or boot."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,30 @@ def run(base: Source, patches: Sequence[Patch], attempt: Attempt, *, what: str, 
     """
     folder = folder_of(base)
     with locks.exclusive(folder, f"trying a series on {base.label}"), disk.watched(folder):
-        if not resume:
-            shutil.rmtree(folder / "runs", ignore_errors=True)
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        runs = _runs(folder / "runs", _digest(base.identity, what), patches)
+        for old in (folder / "runs").glob("*"):
+            if not resume or old not in runs:
+                shutil.rmtree(old)
         tree = folder / "tree"
         with progress.step(f"copying {base.label}"):
             copy(base.tree, tree)
-        state = _digest(base.identity, what)
-        before = Row("base", base.label, tests=_tested(tree, state, "base", attempt))
+        before = Row("base", base.label, tests=_tested(tree, "base", runs[0], attempt))
         yield before
         stopped = False
-        for patch in patches:
-            name = f"{patch.number}/{len(patches)}"
-            state = _digest(state, patch.diff.hex())
-            row = Row(name, patch.subject)
+        for patch, run in zip(patches, runs[1:], strict=True):
+            row = Row(f"{patch.number}/{len(patches)}", patch.subject)
             if not stopped:
-                row = _row(row, patch, tree, before, partial(_tested, tree, state, name, attempt))
+                row = _row(row, patch, tree, before, partial(_tested, tree, row.name, run, attempt))
                 stopped, before = bool(row.failing), row
             yield row
+
+
+def _runs(folder: Path, state: str, patches: Sequence[Patch]) -> list[Path]:
+    """A folder for the run of the base and of each patch, with the name of all that it depends on."""
+    states = [state]
+    for patch in patches:
+        states.append(_digest(states[-1], patch.diff.hex()))
+    return [folder / f"{number:02}-{state[:12]}" for number, state in enumerate(states)]
 
 
 def _row(row: Row, patch: Patch, tree: Path, before: Row, tested: Callable[[], dict[str, str]]) -> Row:
@@ -93,15 +99,12 @@ def _row(row: Row, patch: Patch, tree: Path, before: Row, tested: Callable[[], d
     return replace(now, new=tuple(sorted(now.failed() - before.failed())))
 
 
-def _tested(tree: Path, state: str, name: str, attempt: Attempt) -> dict[str, str]:
+def _tested(tree: Path, name: str, run: Path, attempt: Attempt) -> dict[str, str]:
     """Outcomes by node id, of the tree as it is; an earlier run's, where that came to its end."""
-    number = "00" if name == "base" else f"{int(name.partition('/')[0]):02}"
-    run = tree.parent / "runs" / f"{number}-{state[:12]}"
     kept = run / "outcomes.json"
     if kept.exists():
         tests: dict[str, str] = json.loads(kept.read_text())
         return tests
-    run.mkdir(exist_ok=True)
     tests = attempt(tree, name, run)
     fresh = kept.with_suffix(".tmp")
     fresh.write_text(json.dumps(tests, indent=1))
@@ -117,6 +120,7 @@ def copy(base: Path, tree: Path) -> None:
     tools.refuse({"rsync": "rsync"} if shutil.which("rsync") is None else {})
     if not tree.exists():
         disk.need(tree, _TREE_MIB, f"a copy of {base}")
+    tree.parent.mkdir(parents=True, exist_ok=True)
     options = ["--recursive", "--links", "--perms", "--delete", "--checksum", "--exclude=/.git"]
     done = subprocess.run(
         ["rsync", *options, f"{base}/", f"{tree}/"],

@@ -45,12 +45,13 @@ class Stub:
     def __call__(self, tree: Path, name: str, run: Path) -> dict[str, str]:
         code = (tree / "mm/hmm.c").read_text()
         self.tried.append(name)
-        (run / "said").write_text(name)
         for verb in ("build", "boot"):
             if f"no_{verb}" in code:
                 raise Untestable(verb, f"mm/hmm.c:1: {verb}: no", "mend it")
         if "no_disk" in code:
             raise CannotRun("the disk is full", "free some space")
+        run.mkdir(parents=True)
+        (run / "said").write_text(name)
         return {"t.py::skipped": SKIPPED, "t.py::defect": DEFECT} | {
             f"t.py::{test}": FAILED if test in code else PASSED for test in ("one", "two", "three")
         }
@@ -101,6 +102,7 @@ def test_a_patch_that_does_not_build_or_boot_ends_the_series(source: Source, stu
     assert stub.tried == ["base", "1/3", "2/3"]
     assert [row.failing for row in rows] == ["", "", verb, ""]
     assert f"mm/hmm.c:1: {verb}: no" in rows[2].said[0]
+    assert len(list((series.folder_of(source) / "runs").iterdir())) == 2
     assert series.verdict(rows) == 1
     *_, failed, said, not_tried = series.text(rows).splitlines()
     assert failed.split()[:6] == ["2/3", "yes", "no" if verb == "build" else "yes", "-", "-", "-"]
@@ -187,6 +189,8 @@ def test_resume_takes_verdicts_of_the_same_and_nothing_else(source: Source, stub
     other = replace(patches[1], diff=patches[1].diff.replace(b"+int two;", b"+int three;"))
     run(source, [patches[0], other], stub, resume=True)
     assert stub.tried[9:] == ["2/2"]
+    runs = sorted((series.folder_of(source) / "runs").iterdir())
+    assert [(run / "said").read_text() for run in runs] == ["base", "1/2", "2/2"]
 
 
 def test_the_table(source: Source, stub: Stub) -> None:
