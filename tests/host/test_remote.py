@@ -22,7 +22,7 @@ for last; do :; done
 echo "$*" >>"$FAR/ssh.log"
 case $last in
 *"$FAILS"*) echo "a banner" >&2; echo "it does not work" >&2; exit 7 ;;
-'test -e '*) exit 1 ;;
+'stat '*) exec sh -c "$STAT" ;;
 'tar -C / '*) exec tar -C "$FAR" ${last#tar -C /} ;;
 'tar -C '*) cd "$FAR" && exec sh -c "$(echo "$last" | sed 's, -C /, -C ,')" ;;
 *dmirror.vm.interpreter*) exec sh -c "$PLAY" ;;
@@ -43,6 +43,7 @@ def far(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("FAR", os.fspath(folder))
     monkeypatch.setenv("FAILS", "nothing at all")
+    monkeypatch.setenv("STAT", "false")
     monkeypatch.setattr(remote, "ROOT", tmp_path / "checkout")
     (tmp_path / "checkout" / ".venv").mkdir(parents=True)
     (tmp_path / "checkout" / "pyproject.toml").touch()
@@ -59,6 +60,16 @@ def test_a_host_gets_the_checkout_and_what_is_named_in_the_same_places(far: Path
     assert (there / "checkout" / "pyproject.toml").exists()
     assert not (there / "checkout" / ".venv").exists()
     assert remote.fitting("user@far", 2, 6144) == 3
+
+
+def test_what_both_have_by_one_file_system_is_left_alone(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.touch()
+    monkeypatch.setenv("STAT", f"stat -c '%i %Y %n' {remote.ROOT} /none-such; echo 1 2 {own}")
+    remote.send("far", [own])
+    assert [path.name for path in far.rglob("*") if path.is_file() and path.name != "ssh.log"] == ["own"]
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,12 @@ def _hosts(config: pytest.Config, run: Path, spec: GuestSpec) -> list[str]:
     option = config.option
     if option.dmirror_ssh_config:
         os.environ[remote.CONFIG] = os.fspath(option.dmirror_ssh_config)
-    modules = [Path(shlex.split(module)[0]).parent for module in spec.modules]
+    # Tests outside this checkout have to be there: their root may be anybody's folder.
+    modules = [Path(shlex.split(module)[0]) for module in spec.modules]
     hosts: list[str] = []
     for host, count in option.dmirror_hosts or [(remote.HERE, None)]:
         if host != remote.HERE:
-            remote.send(host, [spec.image, *modules, run / "guest.json", run / LEFT_OUT, *_paths(config)])
+            remote.send(host, [spec.image, *modules, run / "guest.json", run / LEFT_OUT])
         fitting = room.fitting if host == remote.HERE else functools.partial(remote.fitting, host)
         hosts += [host] * (count or option.dmirror_guests or fitting(spec.cpus, spec.memory_mib))
     return hosts

@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,14 +44,16 @@ def host_of(python: str) -> str:
     return words[words.index(_MODULE) + 1] if _MODULE in words else HERE
 
 
-def send(host: str, paths: Sequence[Path]) -> None:
-    """Put these files and folders, and this checkout without its .venv, on the host in the same places, and see that
-    it can run guests. Nothing is sent where the cache is the same one. Raises CannotRun."""
+def send(host: str, files: Sequence[Path]) -> None:
+    """Put these files, and this checkout without its .venv, on the host in the same places, and see that it can run
+    guests. What is the very same file or folder there, by a file system that both have, is left alone. Raises
+    CannotRun."""
     reached = _ssh(host, "true")
     if reached.returncode:
         raise CannotRun(f"no ssh to {host}: {_reason(reached)}", f"see that `ssh {host} true` works without a password")
-    if not _same_cache(host):
-        named = [os.fspath(path.relative_to("/")) for path in (ROOT, *paths)]
+    wanted = _not_shared(host, [ROOT, *files])
+    if wanted:
+        named = [os.fspath(path.relative_to("/")) for path in wanted]
         excluded = [f"--exclude={name}" for name in _NOT_SENT]
         with subprocess.Popen(["tar", "-C", "/", *excluded, "-cf", "-", *named], stdout=subprocess.PIPE) as pack:
             unpacked = subprocess.run(
@@ -64,19 +65,15 @@ def send(host: str, paths: Sequence[Path]) -> None:
             )
         if pack.returncode or unpacked.returncode:
             raise CannotRun(f"{host} does not take the files: {_reason(unpacked)}", f"its user has to own {ROOT} there")
-    checked = _ssh(
-        host,
-        _python(
-            "from dmirror.uapi import build; from dmirror.vm.accelerator import find_qemu; build.ensure(); find_qemu()"
-        ),
-    )
+    checked = _ssh(host, _python("from dmirror.uapi.build import ensure; ensure()"))
     if checked.returncode:
         raise CannotRun(f"{host} is not set up: {_reason(checked)}", f"ssh {host} sh {ROOT}/scripts/setup.sh")
 
 
-def _same_cache(host: str) -> bool:
-    with tempfile.NamedTemporaryFile(dir=cache()) as file:
-        return _ssh(host, shlex.join(["test", "-e", file.name])).returncode == 0
+def _not_shared(host: str, paths: Sequence[Path]) -> list[Path]:
+    """Those that are not the same inode there. To unpack one over itself would cut off what is being written to it."""
+    there = _ssh(host, shlex.join(["stat", "-c", "%i %Y %n", *map(os.fspath, paths)])).stdout.splitlines()
+    return [path for path in paths if f"{path.stat().st_ino} {int(path.stat().st_mtime)} {path}" not in there]
 
 
 def fitting(host: str, cpus: int, memory_mib: int) -> int:
