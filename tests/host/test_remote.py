@@ -15,6 +15,7 @@ import pytest
 from dmirror.errors import CannotRun
 from dmirror.plugin.options import _hosts
 from dmirror.vm import command, console, remote
+from dmirror.vm.interpreter import OUTCOME
 
 # Plays the host whose root is $FAR, with the command that is its last argument. Which of its commands fails: $FAILS.
 SSH = r"""#!/bin/sh
@@ -103,15 +104,18 @@ def test_a_guests_folder_is_fetched_without_its_disks(far: Path, tmp_path: Path)
     assert {path.name for path in folder.iterdir()} == {console.LOG, "limits.json"}
 
 
-@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize(
+    ("ends", "status", "outcome"), [("3", 3, True), ("254", 255, True), ("255", 255, False), ("told", 255, False)]
+)
 def test_an_interpreter_there_is_one_here(
-    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: str, status: int, outcome: bool
 ) -> None:
     monkeypatch.setenv("DMIRROR_RUN", os.fspath(tmp_path / "run"))
     monkeypatch.setenv(remote.CONFIG, "its config")
     code = "import sys\nfrom dmirror.vm import remote\nsys.exit(remote.main())"
-    play = f'GUEST="$FAR{tmp_path}/run/guest-$PPID"; mkdir -p "$GUEST"; echo here >"$GUEST/console.log"; head -n 1; '
-    monkeypatch.setenv("PLAY", play + ("exit 3" if ended else "exec sleep 60"))
+    play = f'mkdir -p "$FAR{tmp_path}/run/guest-$PPID"; cd "$FAR{tmp_path}/run/guest-$PPID"; '
+    play += "echo here >console.log; echo so >outcome.json; head -n 1; "
+    monkeypatch.setenv("PLAY", play + ("exec sleep 60" if ends == "told" else f"exit {ends}"))
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code, "far", "-u", "-c", "a; b"], stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
@@ -119,14 +123,16 @@ def test_an_interpreter_there_is_one_here(
         process.stdin.write(b"to and fro\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"to and fro\n"
-        if not ended:
+        if ends == "told":
             process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == (3 if ended else 128 + signal.SIGTERM)
-    assert (tmp_path / "run" / f"guest-{process.pid}" / console.LOG).read_text() == "here\n"
+        assert process.wait(10) == status
+    folder = tmp_path / "run" / f"guest-{process.pid}"
+    assert (folder / console.LOG).read_text() == "here\n"
+    assert (folder / OUTCOME).exists() == outcome
     said = (far / "ssh.log").read_text()
     assert said.startswith("-F its config -o BatchMode=yes")
-    assert f"DMIRROR_GUEST_FOLDER={tmp_path}/run/guest-{process.pid} " in said
-    assert f"-m dmirror.vm.interpreter -u -c {shlex.quote('a; b')}" in said
+    assert f"DMIRROR_GUEST_FOLDER={folder} " in said
+    assert "-m dmirror.vm.interpreter -u -c " in said
 
 
 def test_the_host_of_a_guest_is_found_again() -> None:

@@ -22,7 +22,8 @@ from dmirror.vm.spec import GuestSpec
 FOLDER = "DMIRROR_GUEST_FOLDER"
 """The environment's name for the guest's folder, where that is chosen already."""
 
-_OUTCOME = "outcome.json"
+OUTCOME = "outcome.json"
+"""In the guest's folder: how it ended, see outcome()."""
 
 
 def run_dir(run: Path, pid: int) -> Path:
@@ -33,7 +34,7 @@ def run_dir(run: Path, pid: int) -> Path:
 def outcome(folder: Path) -> Outcome | None:
     """How the guest of that folder ended; None while it runs, and when its interpreter was told to end."""
     try:
-        return Outcome(**json.loads((folder / _OUTCOME).read_text()))
+        return Outcome(**json.loads((folder / OUTCOME).read_text()))
     except FileNotFoundError:
         return None
 
@@ -48,7 +49,7 @@ def main() -> int:
         return 2
     except (KeyboardInterrupt, BrokenPipeError):
         return DIED
-    (folder / _OUTCOME).write_text(json.dumps(asdict(ended)))
+    (folder / OUTCOME).write_text(json.dumps(asdict(ended)))
     if ended.came_up or (ended.status is None and ended.failure is None):
         return DIED if ended.status is None else ended.status
     print(console.tail(folder / console.LOG), file=sys.stderr)

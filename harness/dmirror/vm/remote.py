@@ -19,7 +19,8 @@ from pathlib import Path
 from dmirror.errors import CannotRun
 from dmirror.paths import ROOT, cache
 from dmirror.vm import command, console
-from dmirror.vm.interpreter import FOLDER, run_dir
+from dmirror.vm.guest import DIED
+from dmirror.vm.interpreter import FOLDER, OUTCOME, run_dir
 
 HERE = "here"
 """The name of this machine among hosts."""
@@ -28,6 +29,9 @@ CONFIG = "DMIRROR_SSH_CONFIG"
 """The environment's name for ssh's -F."""
 
 _NOT_SENT = (".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+# ssh's own failure has the status that an interpreter has whose guest died: that one gets another.
+_LOST = 255
+_DIED_THERE = 254
 _MODULE = "dmirror.vm.remote"
 
 
@@ -102,7 +106,9 @@ def main() -> int:
     given |= {"DMIRROR_CACHE": os.fspath(cache()), FOLDER: os.fspath(folder)}
     words = ["env", *(f"{name}={value}" for name, value in sorted(given.items()))]
     words += [sys.executable, "-m", "dmirror.vm.interpreter", *arguments]
-    there = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(words)}"
+    script = f"cd {shlex.quote(os.getcwd())} || exit; {shlex.join(words)}; status=$?; "
+    script += f"[ $status != {DIED} ] || exit {_DIED_THERE}; exit $status"
+    there = shlex.join(["sh", "-c", script])
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *_command(host), there])
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         # There, the guest ends with its standard input.
@@ -110,7 +116,11 @@ def main() -> int:
     status = process.wait()
     if not (folder / console.LOG).exists():  # else the folder is the same one
         fetch(host, folder)
-    return status if status >= 0 else 128 - status
+    if status < 0 or status == _LOST:
+        # The guest ended since we were gone, which is nothing that it died of.
+        (folder / OUTCOME).unlink(missing_ok=True)
+        return DIED
+    return DIED if status == _DIED_THERE else status
 
 
 def _python(code: str) -> str:
