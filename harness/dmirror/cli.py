@@ -320,7 +320,7 @@ def _matrix(args: argparse.Namespace) -> int:
         print(f"report: {folder / matrix.REPORT}")
     print(work.text())
     if work.interrupted is not None:
-        print("dmirror: interrupted; dmirror matrix --resume goes on", file=sys.stderr)
+        print(f"dmirror: interrupted; dmirror matrix --resume={folder} goes on", file=sys.stderr)
         return 128 + work.interrupted
     return work.status()
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from dmirror.cells import BUILDING, BUILT, CANNOT, CUT_OFF, DONE, SUMS, TESTING, WAITING, Failure, Row, failures
 from dmirror.matrix import Show
 from dmirror.results import FAILED
 
+_WORDS = (0, 1, 9)  # columns; the others are figures
 _FAILURES = 6  # shown at once
 _PERIOD_S = 30.0  # between two plain lines of a row
 _STYLES = {BUILDING: "cyan", TESTING: "cyan", DONE: "green", CANNOT: "yellow", CUT_OFF: "yellow"}
@@ -55,24 +55,35 @@ class _Screen:
 
 
 def picture(rows: Sequence[Row], failed: Sequence[Failure]) -> Group:
-    """A line for each row, and one for each of these failures."""
-    table = Table(box=None, pad_edge=False)
-    for head in ("", "state", "tests", *(word for _, word in SUMS), "time", "left"):
-        table.add_column(head, justify="left" if head in ("", "state") else "right", no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
-    for row in rows:
-        counts, left = row.counts(), row.left_s()
-        table.add_row(
-            row.name,
-            Text("failed" if row.failed else row.state, "bold red" if row.failed else _STYLES.get(row.state, "")),
-            "" if row.planned is None else f"{row.done}/{row.planned}",
-            *(Text(str(counts[name] or ""), "bold red" if name == FAILED else "") for name, _ in SUMS),
-            clock(row.taken_s()) if row.state != WAITING else "",
-            "" if left is None else clock(left),
-            Text(row.saying()),
-        )
-    lines = [Text(f"{one.row}  {one.test}  {one.why}", no_wrap=True, overflow="ellipsis") for one in failed]
-    return Group(table, *([Text(""), *lines] if lines else []))
+    """A line for each row, and one for each of these failures; what is too long is cut off at the right."""
+    heads = [Text(head) for head in ("", "state", "tests", *(word for _, word in SUMS), "time", "left", "")]
+    table = [heads, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        drawn = Text(no_wrap=True, overflow="ellipsis")
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            if number in _WORDS:
+                drawn.append(cell).append(" " * (width - len(cell) + 2))
+            else:
+                drawn.append(" " * (width - len(cell))).append(cell).append("  ")
+        drawn.rstrip()
+        lines.append(drawn)
+    last = [Text(f"{one.row}  {one.test}  {one.why}", no_wrap=True, overflow="ellipsis") for one in failed]
+    return Group(*lines, *([Text(""), *last] if last else []))
+
+
+def _cells(row: Row) -> list[Text]:
+    counts, left = row.counts(), row.left_s()
+    return [
+        Text(row.name),
+        Text("failed" if row.failed else row.state, "bold red" if row.failed else _STYLES.get(row.state, "")),
+        Text("" if row.planned is None else f"{row.done}/{row.planned}"),
+        *(Text(str(counts[name] or ""), "bold red" if name == FAILED else "") for name, _ in SUMS),
+        Text(clock(row.taken_s()) if row.state != WAITING else ""),
+        Text("" if left is None else clock(left)),
+        Text(row.saying(), "dim"),
+    ]
 
 
 class Lines:

@@ -287,10 +287,12 @@ def test_a_row_says_how_far_it_is_and_how_long_it_will_take(tmp_path: Path) -> N
     row.look()
     row.since = time.monotonic() - 100.5
     assert line(row) == "7.3: testing 3/5, 2 passed, 1 failed, 1:40, 1:40 left"
-    console = Console(width=100, record=True, file=io.StringIO())
+    row.why = "a reason that is far too long for what is left of the line"
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(picture([row], failures([row])))
     shown = console.export_text().splitlines()
-    assert shown[1].split() == ["7.3", "testing", "3/5", "2", "1", "1:40", "1:40"]
+    assert shown[1].split()[:8] == ["7.3", "testing", "3/5", "2", "1", "1:40", "1:40", "a"]
+    assert shown[1].endswith("…")
     assert shown[-1].rstrip() == "7.3  t2  crash: it panicked"
 
 
