@@ -36,7 +36,9 @@ KIND = "matrix"  # of runs, see dmirror.vm.runs
 _NO_TESTS = 5  # pytest's status when nothing was selected
 _TICK_S = 0.25
 # How pytest and the harness begin the line that says why there was no run.
-_REASONS = re.compile(r"^(?:dmirror: |Exit: |ERROR: |!+ _pytest\.outcomes\.Exit: )(.*?)(?: !+)?$", re.MULTILINE)
+_REASONS = re.compile(
+    r"^(?:dmirror: |Exit: |ERROR: |INTERNALERROR> (?=\w+: )|!+ _pytest\.outcomes\.Exit: )(.*?)(?: !+)?$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ class Matrix:
         """The table, what failed or could not run, and a line of sums."""
         sums = sum((row.counts() for row in self.cells), Counter[str]())
         lines = table(self.rows).splitlines()
-        lines += [f"{row.name}: {row.state}: {row.why}" for row in self.rows if row.why and row.state != DONE]
+        lines += [
+            f"{row.name}: {row.state}: {row.why} ({row.log})" for row in self.rows if row.why and row.state != DONE
+        ]
         if self.host.failed:
             lines.append(f"host tests: {self.host.why}; all they said is in {self.host.log}")
         lines += [f"{one.row}: FAILED {one.test}: {one.why}" for one in failures(self.rows)]

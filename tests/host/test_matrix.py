@@ -25,7 +25,7 @@ from dmirror.screen import Lines, line, picture
 from dmirror.vm import runs
 
 # Plays a cell in the folder it is given. What follows is a test each, by its outcome; "lose" is one without a verdict,
-# "wait" one that takes too long. "refuse" is no test: there is no run then.
+# "wait" one that takes too long. "refuse" and "fall" are no tests: there is no run then.
 CELL = r"""
 import sys, time
 from pathlib import Path
@@ -36,6 +36,9 @@ folder, events = Path(sys.argv[1]), sys.argv[2:]
 ran = (folder / "ran").open("a", buffering=1)
 if events == ["refuse"]:
     sys.exit("Exit: no guest: it does not boot")
+if events == ["fall"]:
+    print("INTERNALERROR>  File x\nINTERNALERROR> RuntimeError: no workers\n\n=== 1 passed in 9 s ===")
+    sys.exit(3)
 earlier = load(folder).tests if (folder / NAME).exists() else {}
 print("begin", time.monotonic(), file=ran)
 book = Journal(folder, Subject("7.3.4", "7.3.4", "00", "00", "default", "dmirror", "unknown", "tcg"))
@@ -123,6 +126,7 @@ def test_a_failed_test_is_status_1_also_where_a_cell_could_not_run(tmp_path: Pat
     [
         ("", "7.2: cannot run: CONFIG_X did not take; see Y"),
         ("refuse", "7.2: cannot run: no guest: it does not boot"),
+        ("fall", "7.2: cannot run: RuntimeError: no workers"),
         ("passed lose passed", "7.2: cut off: 1 of 3 tests have no verdict"),
     ],
 )
