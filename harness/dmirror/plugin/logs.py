@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 
 import pytest
@@ -16,4 +17,5 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     try:
         return (yield)
     finally:
-        item.user_properties += [(timeline.PROPERTY, log) for log in timeline.take()]
+        # As text: execnet, by which a report leaves a guest, has no integers of 64 bits.
+        item.user_properties += [(timeline.PROPERTY, json.dumps(log)) for log in timeline.take()]

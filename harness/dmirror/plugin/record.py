@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.junitxml import xml_key
 
+from dmirror import timeline
 from dmirror.journal import Journal, Run
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
 
@@ -59,7 +61,7 @@ class Recorder:
             verdict.reason = _reason(report) if defect is None else defect.removeprefix("reason: ")
         if "dmirror-console" in told:
             verdict.console = os.path.relpath(told["dmirror-console"], self._run.folder)
-        logs: list[Any] = [value for name, value in report.user_properties if name == "dmirror-log"]
+        logs = [json.loads(str(value)) for name, value in report.user_properties if name == timeline.PROPERTY]
         verdict.logs += [log for log in logs if log not in verdict.logs]
         if report.when == "teardown" or "dmirror-cause" in told:
             self._journal.add(report.nodeid, verdict)
