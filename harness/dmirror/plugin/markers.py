@@ -9,10 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from dmirror.plugin.options import DEVICE
+
+_CONFIG = Path("/proc/config.gz")
 
 _OPERATORS: dict[str, Callable[[list[int], list[int]], bool]] = {
     ">=": operator.ge,
@@ -92,6 +95,12 @@ def release_matches(release: str, wanted: str) -> bool:
     return True
 
 
+def built_with(option: str) -> bool:
+    """Whether the running kernel was built with an option; False where it does not say, as where tests are only
+    collected."""
+    return _CONFIG.exists() and _config().get(option) in ("y", "m")
+
+
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
@@ -99,7 +108,7 @@ def _listed(names: str | Iterable[str]) -> list[str]:
 @cache
 def _config() -> dict[str, str]:
     try:
-        with gzip.open("/proc/config.gz", "rt") as file:
+        with gzip.open(_CONFIG, "rt") as file:
             return dict(line.strip().split("=", 1) for line in file if line.startswith("CONFIG_"))
     except FileNotFoundError:
         pytest.fail("no /proc/config.gz: this kernel was built without CONFIG_IKCONFIG_PROC")
