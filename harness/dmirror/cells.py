@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmirror import journal
-from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Verdict
+from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Verdict, title
 
 WAITING, BUILDING, BUILT, TESTING, DONE = "waiting", "building", "built", "testing", "done"
 CANNOT, CUT_OFF = "cannot run", "cut off"
@@ -31,8 +31,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As in a table's head."""
-        extra = [word for word, usual in ((self.flavour, "default"), (self.driver, "dmirror")) if word != usual]
-        return " ".join([self.kernel, *extra])
+        return title(self.kernel, self.flavour, self.driver)
 
     @property
     def folder(self) -> str:

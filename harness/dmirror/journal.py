@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmirror.results import Complaint, Verdict
+from dmirror.results import Complaint, Verdict, title
 
 NAME = "journal.jsonl"
 
@@ -31,8 +31,7 @@ class Subject:
     @property
     def name(self) -> str:
         """As in a table's head."""
-        extra = [word for word, usual in ((self.flavour, "default"), (self.driver, "dmirror")) if word != usual]
-        return " ".join([self.kernel, *extra])
+        return title(self.kernel, self.flavour, self.driver)
 
 
 @dataclass

@@ -48,6 +48,12 @@ class Verdict:
     logs: list[dict[str, Any]] = field(default_factory=list)  # event logs, see dmirror.timeline
 
 
+def title(kernel: str, flavour: str, driver: str) -> str:
+    """What was tested, as in a table's head: what is usual goes without saying."""
+    extra = [word for word, usual in ((flavour, "default"), (driver, "dmirror")) if word != usual]
+    return " ".join([kernel, *extra])
+
+
 @dataclass
 class Results:
     """The last verdict of every test that ran on one kernel with one driver."""
@@ -60,8 +66,7 @@ class Results:
     @property
     def name(self) -> str:
         """As in a table's head."""
-        extra = [word for word, usual in ((self.flavour, "default"), (self.driver, "dmirror")) if word != usual]
-        return " ".join([self.kernel, *extra])
+        return title(self.kernel, self.flavour, self.driver)
 
     @property
     def _file(self) -> Path:

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dmirror.plugin import options
+from dmirror.errors import CannotRun
+from dmirror.journal import Journal
+from dmirror.kernel import Kernel
+from dmirror.plugin import guests, options
+from dmirror.results import PASSED, Verdict
 
 pytest_plugins = ["pytester"]
 
@@ -76,3 +82,14 @@ def test_a_test_is_found_by_its_contract(pytester: pytest.Pytester) -> None:
         "@pytest.mark.contract('Z-04')\ndef test_two(): pass\n"
     )
     pytester.runpytest_inprocess("-k", "Z-02", "--count=3").assert_outcomes(passed=3, deselected=3)
+
+
+def test_a_run_goes_on_with_the_build_that_it_began_with(tmp_path: Path) -> None:
+    kernel = Kernel("7.3.4", "7.3.4", "7.3", "default", tmp_path, tmp_path, tmp_path / "bzImage", "aa", "bb", "cc")
+    began = guests._record(tmp_path, kernel, "dmirror", "tcg")
+    with closing(Journal(tmp_path, began.subject)) as kept:
+        kept.add("test_one", Verdict(PASSED, []))
+    assert list(guests._record(tmp_path, kernel, "dmirror", "kvm").tests) == ["test_one"]
+    for other, driver in ((replace(kernel, identity="dd"), "dmirror"), (kernel, "test_hmm")):
+        with pytest.raises(CannotRun, match="another build"):
+            guests._record(tmp_path, other, driver, "tcg")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import importlib
 import json
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,19 +79,9 @@ def configure(config: pytest.Config) -> None:
         python_image()
         uapi.ensure()
         _warm(config)
+        record = _record(run, kernel, option.dmirror_driver, chosen.name)
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
-    subject = Subject(
-        kernel=kernel.label,
-        release=kernel.release,
-        source=kernel.identity,
-        config=kernel.config,
-        flavour=kernel.flavour,
-        driver=option.dmirror_driver,
-        harness=_harness(),
-        accelerator=chosen.name,
-    )
-    record = journal.load(run) if (run / journal.NAME).exists() else journal.Run(run, subject, time.time())
     (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
     (run / "guest.json").write_text(spec.to_json())
     # The interpreters are children of this process and find their guest's description through the
@@ -111,9 +100,7 @@ def configure(config: pytest.Config) -> None:
     given += ["-c", os.fspath(config.inipath)] if config.inipath else []
     if config.pluginmanager.hasplugin("cacheprovider"):
         given += ["-o", "cache_dir=/tmp/pytest-cache"]  # the guest's own: the root is read-only there
-    config.invocation_params = dataclasses.replace(
-        config.invocation_params, args=(*given, *config.invocation_params.args)
-    )
+    config.invocation_params = replace(config.invocation_params, args=(*given, *config.invocation_params.args))
     header = [
         f"kernel: {kernel.label} ({kernel.flavour}), {kernel.image}",
         str(chosen),
@@ -125,6 +112,30 @@ def configure(config: pytest.Config) -> None:
     results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
     config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
     config.pluginmanager.register(Recorder(record, results), "dmirror-record")
+
+
+def _record(run: Path, kernel: Kernel, driver: str, accelerator: str) -> journal.Run:
+    """That of a new run, or of the one that goes on. Raises CannotRun where that one was of something else."""
+    subject = Subject(
+        kernel=kernel.label,
+        release=kernel.release,
+        source=kernel.identity,
+        config=kernel.config,
+        flavour=kernel.flavour,
+        driver=driver,
+        harness=_harness(),
+        accelerator=accelerator,
+    )
+    if not (run / journal.NAME).exists():
+        return journal.Run(run, subject, time.time())
+    record = journal.load(run)
+    # Nobody minds other tests, or another machine.
+    if replace(record.subject, harness=subject.harness, accelerator=accelerator) != subject:
+        raise CannotRun(
+            f"{run} has a run on {record.subject.name}, another build than this {subject.name}",
+            "give another folder: --dmirror-run=DIR",
+        )
+    return record
 
 
 def _hosts(config: pytest.Config, run: Path, spec: GuestSpec) -> list[str]:
