@@ -31,7 +31,7 @@ from dmirror.plugin.decoded import Decoder
 from dmirror.plugin.options import LEFT_OUT
 from dmirror.plugin.record import Recorder
 from dmirror.plugin.splat import BETWEEN, COMPLAINTS, as_property, between
-from dmirror.plugin.stall import ALIVE, LIMITS
+from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
 from dmirror.results import Results
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, remote, room, runs
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 # Guests in a row that died before their first test: after so many the next will die too.
 _MOST_STILLBORN = 2
-# A guest's interpreter shows every five seconds that it runs.
-_SILENCE_S = 60.0
 
 
 def configure(config: pytest.Config) -> None:
@@ -206,6 +204,7 @@ class _Guest:
     folder: Path
     pid: int  # the interpreter's
     test: str | None = None
+    began: float = 0.0  # of time.time, as a file's time is
     ends_by: float | None = None  # of time.monotonic
     allowed_s: float = 0.0
     limits: dict[str, float] = field(default_factory=dict)
@@ -223,7 +222,7 @@ class Guests:
         self._run = run
         self._header = header
         self._limit_s = config.option.dmirror_limit * slowdown
-        self._silence_s = _SILENCE_S * slowdown
+        self._silence_s = SILENCE_S * slowdown
         self._guests: dict[str, _Guest] = {}
         self._stillborn = 0
         self._over = threading.Event()
@@ -283,7 +282,7 @@ class Guests:
         if name == "logstart":
             nodeid = details["nodeid"]
             guest.tests_started += 1
-            guest.test = nodeid
+            guest.test, guest.began = nodeid, time.time()
             self._allow(guest, guest.limits.get(nodeid, self._limit_s))
         elif name == "collectionfinish":
             host = remote.host_of(guest.node.gateway.spec.python)
@@ -308,7 +307,7 @@ class Guests:
             for guest in list(self._guests.values()):
                 if guest.ends_by is None:
                     continue
-                guest.silent = guest.test is not None and _silence(guest.folder) > self._silence_s
+                guest.silent = guest.allowed_s > self._silence_s and _silence(guest) > self._silence_s
                 if guest.silent or now > guest.ends_by:
                     guest.ends_by = None
                     guest.out_of_time = guest.test or (f"what follows {guest.last}" if guest.last else "collection")
@@ -377,12 +376,15 @@ def _limits(folder: Path) -> dict[str, float]:
         return {}
 
 
-def _silence(folder: Path) -> float:
-    """Seconds since the last sign of life."""
-    try:
-        return time.time() - (folder / ALIVE).stat().st_mtime
-    except FileNotFoundError:
+def _silence(guest: _Guest) -> float:
+    """Seconds of its test without a sign of life; 0 between tests."""
+    if guest.test is None:
         return 0.0
+    try:
+        alive = (guest.folder / ALIVE).stat().st_mtime
+    except FileNotFoundError:
+        alive = 0.0
+    return time.time() - max(alive, guest.began)
 
 
 def _end(pid: int) -> None:

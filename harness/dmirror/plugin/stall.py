@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""In a guest: a sign of life every few seconds, and shortly before a test's time is over the kernel and Python say
-where they stand."""
+"""In a guest: a sign of life during tests that may take long, and shortly before a test's time is over the kernel and
+Python say where they stand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from dmirror.process import SLOWDOWN
 
 LIMITS = "limits.json"
 ALIVE = "alive"
-"""A file in the run folder that is written again and again while the interpreter runs."""
+"""A file in the guest's folder that is written every few seconds of a test that may take longer than SILENCE_S."""
+SILENCE_S = 60.0
+"""Such a test is hung when that has not been written for so long. Others have less time than that anyway, and need not
+be disturbed: each page that a thread touches may be an event of a mirror."""
 STANDS_HERE = "dmirror: this test is nearly out of time; Python stands here:"
 
 # The host ends the guest at the limit; this much earlier its console gets the stacks.
@@ -35,11 +38,12 @@ def limit(item: pytest.Item) -> float:
 
 
 class Stall:
-    """One thread that tells the host that it lives, and speaks when a test is nearly over its limit."""
+    """One thread that sleeps until a test is nearly over its limit, or is to show that it lives."""
 
     def __init__(self) -> None:
         self._wake = threading.Condition()
         self._until: float | None = None  # of time.monotonic
+        self._beats = False
         folder = os.environ.get("DMIRROR_RUN_DIR")
         self._alive = Path(folder, ALIVE) if folder else None
         threading.Thread(target=self._watch, daemon=True, name="dmirror-stall").start()
@@ -53,29 +57,30 @@ class Stall:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self._set(max(limit(item) - _EARLIER_S, limit(item) / 2))
+        seconds = limit(item)
+        self._set(time.monotonic() + max(seconds - _EARLIER_S, seconds / 2), beats=seconds > SILENCE_S * SLOWDOWN)
         try:
             return (yield)
         finally:
-            self._set(None)
+            self._set(None, beats=False)
 
-    def _set(self, seconds: float | None) -> None:
+    def _set(self, until: float | None, *, beats: bool) -> None:
         with self._wake:
-            self._until = None if seconds is None else time.monotonic() + seconds
+            self._until, self._beats = until, beats
             self._wake.notify()
 
     def _watch(self) -> None:
         while True:
-            if self._alive is not None:
-                self._alive.write_text("")
             with self._wake:
-                left = _BEAT_S if self._until is None else min(_BEAT_S, self._until - time.monotonic())
-                self._wake.wait(max(left, 0))
+                left = None if self._until is None else max(self._until - time.monotonic(), 0)
+                self._wake.wait(min(_BEAT_S, left) if self._beats and left is not None else left)
                 over = self._until is not None and time.monotonic() >= self._until
-                if over:
-                    self._until = None
+                self._until = None if over else self._until
+                beats = self._beats
             if over:
                 _say_where()
+            if beats and self._alive is not None:
+                self._alive.write_text("")
 
 
 def _say_where() -> None:
