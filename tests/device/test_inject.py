@@ -2,7 +2,6 @@
 """Injected failures: which one fails, what the caller is told, and that no data is lost, whatever fails."""
 
 import errno
-import os
 import signal
 
 import pytest
@@ -11,17 +10,10 @@ from dmirror.events import CPU_END
 from dmirror.inject import sweep
 from dmirror.memory import HUGE_PAGES, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import built_with, release_matches
 from dmirror.process import ChildKilled, in_child
 
 pytestmark = pytest.mark.needs(capability="steer")
 THP = pytest.mark.needs(capability="device_thp")
-# What it is asked of is the entry of a device-private page, which is none of a present one.
-RESTORED_HUGE = pytest.mark.xfail(
-    release_matches(os.uname().release, ">=7.2, <7.3") and built_with("CONFIG_DEBUG_VM"),
-    reason="VM_BUG_ON(pmd_write()) of a device-private entry, mm/huge_memory.c:5114 in remove_migration_pmd()",
-    run=False,  # the guest panics
-)
 WHY = {"device_alloc": "memory", "system_alloc": "memory", "copy": "copy"}
 
 
@@ -317,7 +309,6 @@ class TestHuge:
         assert self.states(mirror, huge) == {"ram rw pmd"}
         assert huge.matches(1)
 
-    @RESTORED_HUGE
     @pytest.mark.contract("M-19")
     def test_a_cpu_fault_with_a_failed_copy_is_sigbus(self, mirror, huge):
         mirror.migrate_to_device(huge)
