@@ -38,7 +38,7 @@ from dmirror.vm import accelerator, console, remote, room, runs
 from dmirror.vm.guest import panic
 from dmirror.vm.image import python_image
 from dmirror.vm.interpreter import outcome, run_dir
-from dmirror.vm.spec import GuestSpec, driver
+from dmirror.vm.spec import DESCRIPTION, GuestSpec, driver
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling  # type: ignore[import-untyped]
@@ -81,10 +81,10 @@ def configure(config: pytest.Config) -> None:
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
     (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
-    (run / "guest.json").write_text(spec.to_json())
+    (run / DESCRIPTION).write_text(spec.to_json())
     # The interpreters are children of this process and find their guest's description through the
     # environment.
-    os.environ["DMIRROR_GUEST"] = os.fspath(run / "guest.json")
+    os.environ["DMIRROR_GUEST"] = os.fspath(run / DESCRIPTION)
     os.environ["DMIRROR_RUN"] = os.fspath(run)
     try:
         hosts = _hosts(config, run, spec)
@@ -146,7 +146,7 @@ def _hosts(config: pytest.Config, run: Path, spec: GuestSpec) -> list[str]:
     hosts: list[str] = []
     for host, count in option.dmirror_hosts or [(remote.HERE, None)]:
         if host != remote.HERE:
-            remote.send(host, [spec.image, *modules, run / "guest.json", run / LEFT_OUT])
+            remote.send(host, [spec.image, *modules, run / DESCRIPTION, run / LEFT_OUT])
         fitting = room.fitting if host == remote.HERE else functools.partial(remote.fitting, host)
         hosts += [host] * (count or option.dmirror_guests or fitting(spec.cpus, spec.memory_mib))
     return hosts

@@ -33,6 +33,9 @@ _PASSED_ON_NAMES = (
 DISKS = {"swap": 512, "file": 128}
 """Empty disks of every guest, by what a test makes of them, in MiB. In the guest their serial is dmirror-NAME."""
 
+PID = "qemu.pid"
+"""In a guest's folder while it runs: the process id of its QEMU."""
+
 STUB = "gdb"
 """In a guest's folder: the socket of QEMU's gdb stub."""
 
@@ -117,7 +120,7 @@ def _virtme_run() -> Path:
 def qemu_wrapper(run_dir: Path) -> str:
     """What virtme-run starts as QEMU: notes its process id and dies with virtme-run, however that ends."""
     command = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _UNDER_VIRTME_RUN]
-    command += [os.fspath(run_dir / "qemu.pid"), os.fspath(accelerator.find_qemu())]
+    command += [os.fspath(run_dir / PID), os.fspath(accelerator.find_qemu())]
     return f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'
 
 

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.paths import cache
-from dmirror.vm.command import SECTIONS, STUB
+from dmirror.vm import runs
+from dmirror.vm.command import PID, SECTIONS, STUB
 from dmirror.vm.guest import is_running
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
@@ -24,9 +24,9 @@ def command(folder: Path | None, arguments: list[str]) -> list[str]:
     """
     if shutil.which("gdb") is None:
         raise CannotRun("no gdb on PATH", "apt-get install gdb")
-    folder = folder.absolute() if folder else _newest()
-    if not is_running(folder):
-        raise CannotRun(f"no guest runs in {folder}", "start one: make shell")
+    folder = folder.absolute() if folder else runs.newest(PID, of=is_running)
+    if folder is None or not is_running(folder):
+        raise CannotRun("no guest runs" + (f" in {folder}" if folder else ""), "start one: make shell")
     if not (folder / STUB).exists():
         raise CannotRun(f"the guest in {folder} has no stub: the name is too long for a socket", "set DMIRROR_CACHE")
     spec = GuestSpec.from_json((folder / DESCRIPTION).read_text())
@@ -34,13 +34,6 @@ def command(folder: Path | None, arguments: list[str]) -> list[str]:
     for module in (Path(shlex.split(line)[0]) for line in spec.modules):
         words += ["-ex", f"add-symbol-file {shlex.quote(os.fspath(module))} {_addresses(folder, module.stem)}"]
     return [*words, "-ex", f"target remote {folder / STUB}", *arguments]
-
-
-def _newest() -> Path:
-    running = [file.parent for file in (cache() / "runs").glob("**/qemu.pid") if is_running(file.parent)]
-    if not running:
-        raise CannotRun("no guest runs", "start one: make shell")
-    return max(running, key=lambda folder: (folder / "qemu.pid").stat().st_mtime)
 
 
 def _addresses(folder: Path, module: str) -> str:

@@ -160,7 +160,7 @@ class _Machine:
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
-        pid_file = self._run_dir / "qemu.pid"
+        pid_file = self._run_dir / command.PID
         try:
             pid = int(pid_file.read_text())
         except (OSError, ValueError):
@@ -247,7 +247,7 @@ class _Machine:
 def is_running(run_dir: Path) -> bool:
     """Whether the guest of that folder is there."""
     try:
-        return _runs_in(int((run_dir / "qemu.pid").read_text()), run_dir)
+        return _runs_in(int((run_dir / command.PID).read_text()), run_dir)
     except (OSError, ValueError):
         return False
 

@@ -8,12 +8,15 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
 from dmirror.paths import cache
 
 _RUNS_KEPT = 20
+# Where guests have their folders: alone, of a session's, of a matrix' cell, of a patch of a series.
+_GUESTS = ("runs/*", "runs/*/guest-*", "matrix/*/*/guest-*", "series/*/runs/*/guest-*")
 
 
 def new(kind: str = "runs") -> Path:
@@ -41,6 +44,13 @@ def again(run: Path) -> None:
         fcntl.flock(os.open(run, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise CannotRun(f"{run} is still under way in another process", "let that one end, or interrupt it") from error
+
+
+def newest(name: str, *, of: Callable[[Path], bool] = lambda folder: True) -> Path | None:
+    """The guest's folder in which the file of that name is the newest; of those which `of` is true for."""
+    files = (file for pattern in _GUESTS for file in cache().glob(f"{pattern}/{name}") if of(file.parent))
+    last = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    return last.parent if last else None
 
 
 def _forget(run: Path) -> None:

@@ -10,8 +10,7 @@ from dmirror.errors import CannotRun
 from dmirror.kernel import source_of
 from dmirror.kernel.decode import annotate
 from dmirror.kernel.dwarf import Symbols
-from dmirror.paths import cache
-from dmirror.vm import console
+from dmirror.vm import console, runs
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
 
@@ -27,15 +26,10 @@ def of(spec: GuestSpec) -> tuple[Symbols, dict[str, Symbols]]:
 
 def log(folder: Path | None) -> list[str]:
     """The lines of the console of the guest of that folder, or of the last one. Raises CannotRun without one."""
-    file = folder / console.LOG if folder else _newest()
-    if not file.exists():
-        raise CannotRun(f"no {file}", "name the folder of a guest, which has a console.log")
-    spec = GuestSpec.from_json((file.parent / DESCRIPTION).read_text())
-    return annotate(console.read(file).splitlines(), *of(spec))
-
-
-def _newest() -> Path:
-    logs = list((cache() / "runs").glob(f"**/{console.LOG}"))
-    if not logs:
+    folder = folder or runs.newest(console.LOG)
+    if folder is None:
         raise CannotRun("no guest has run yet", "boot one: make")
-    return max(logs, key=lambda path: path.stat().st_mtime)
+    if not (folder / console.LOG).exists():
+        raise CannotRun(f"no {folder / console.LOG}", "name the folder of a guest, which has one")
+    spec = GuestSpec.from_json((folder / DESCRIPTION).read_text())
+    return annotate(console.read(folder / console.LOG).splitlines(), *of(spec))
