@@ -33,7 +33,7 @@ from dmirror.events import (
 from dmirror.holds import POINTS, HoldOver
 from dmirror.memory import READ
 from dmirror.mirror import Mirror
-from dmirror.process import Child
+from dmirror.process import PATIENCE, Child
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
@@ -61,10 +61,11 @@ LAST_RECORD = {
 CLOSABLE = [point for point in POINTS if not point.startswith("cpu_fault") and point != "fault.before_install"]
 
 
-def poll(fd):
+def poll(fd, seconds=0):
+    """What it says, or nothing within that time."""
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
-    return [event for _, event in waiting.poll(0)]
+    return [event for _, event in waiting.poll(seconds * 1000)]
 
 
 def way_to(point, one):
@@ -256,10 +257,9 @@ class TestEnd:
     def test_the_close_of_its_descriptor(self, still):
         one = still()
         fd = one.mirror.own("HOLD", point=lib.DMIRROR_HOLD_MIGRATE_SETUP, nth=1).fd
-        with Task(one.mirror.migrate_to_device, one.memory) as task:
-            task.wait_asleep()
-            assert poll(fd) == [select.POLLIN]
-            os.close(fd)
+        with os.fdopen(fd, "rb", buffering=0) as armed, Task(one.mirror.migrate_to_device, one.memory) as task:
+            assert poll(fd, PATIENCE) == [select.POLLIN]
+            armed.close()
             assert task.result().data.matches(1)
 
     def test_the_death_of_the_process_that_armed_it(self, mirror, region):
@@ -356,8 +356,7 @@ def test_poll_tells_armed_held_and_over(still):
     try:
         assert poll(fd) == []
         with Task(one.mirror.migrate_to_device, one.memory) as task:
-            task.wait_asleep()
-            assert poll(fd) == [select.POLLIN]
+            assert poll(fd, PATIENCE) == [select.POLLIN]
             assert lib.dm_ioctl(fd, lib.DMIRROR_HOLD_RESUME, ffi.NULL) == 0
             task.result()
         assert poll(fd) == [select.POLLHUP]
