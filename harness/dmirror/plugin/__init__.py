@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 pytest_plugins = ["dmirror.plugin.options", "dmirror.plugin.markers", "dmirror.plugin.fixtures", "dmirror.plugin.logs"]
+
+
+def pytest_collection_finish() -> None:
+    """What there is now stays, and the collector need not write to it: after a fork each page that it touched was a
+    copy, and an event of every mirror."""
+    from dmirror.plugin import options  # noqa: PLC0415
+
+    if options.in_guest():
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:
