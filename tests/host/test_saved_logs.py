@@ -113,8 +113,8 @@ EXPECTED: dict[str, list[tuple[str, str, int]]] = {
         ("WARNING", "WARNING: bad.c:58 at bad_warn: dmirror_bad: asked to warn", 5),
     ],
     "7.3-default-warn": [("WARNING", "WARNING: bad.c:58 at bad_warn: dmirror_bad: asked to warn", 36)],
+    "7.2-race-race": [("KCSAN", "KCSAN: data-race in bad_racer [dmirror_bad] / bad_racer [dmirror_bad]", 22)],
     "written-bad-page-map": [("bad page map", "Bad page map in process python  pte:8000000000000225", 16)],
-    "written-kcsan": [("KCSAN", "KCSAN: data-race in bad_racer [dmirror_bad] / bad_racer [dmirror_bad]", 19)],
     "written-kfence": [("KFENCE", "KFENCE: use-after-free read in dmirror_release+0x3c/0x70", 15)],
     "written-kmsan": [("KMSAN", "KMSAN: uninit-value in dmirror_do_read+0x1d4/0x2a0", 16)],
     "written-odebug": [
