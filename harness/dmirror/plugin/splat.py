@@ -44,8 +44,13 @@ BETWEEN = "dmirror-between"
 
 
 def as_property(splat: Splat, *, between: bool = False) -> dict[str, Any]:
-    """A complaint as a report carries it to the host."""
-    return {"kind": splat.kind, "title": splat.title, "lines": list(splat.lines), "between": between}
+    """A complaint as a report carries it to the host: of plain types, which is what execnet takes."""
+    return {
+        "kind": splat.kind,
+        "title": str(splat.title),
+        "lines": [str(line) for line in splat.lines],
+        "between": between,
+    }
 
 
 def between(nodeid: str, location: list[Any], complaints: list[dict[str, Any]]) -> pytest.TestReport:
