@@ -29,14 +29,18 @@ _IMAGES = sorted(_CACHE.glob("kernels/*-default-*/arch/x86/boot/bzImage"), key=l
 pytestmark = pytest.mark.skipif(not _IMAGES, reason=f"no kernel is built yet in {_CACHE} (make builds one)")
 
 CONFTEST = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 
 def pytest_runtest_logstart(nodeid):
     if "DMIRROR_IN_GUEST" in os.environ or "killed_qemu" not in nodeid:
         return
-    for pid in Path(os.environ["DMIRROR_RUN"]).glob("*/qemu.pid"):
-        os.kill(int(pid.read_text()), signal.SIGKILL)
+    its = []
+    while not its:  # the other guest is left alone, and nothing tells of a longer file
+        logs = Path(os.environ["DMIRROR_RUN"]).glob("*/console.log")
+        its = [log.parent for log in logs if b"::test_killed_qemu" in log.read_bytes()]
+        time.sleep(0.1)
+    os.kill(int((its[0] / "qemu.pid").read_text()), signal.SIGKILL)
 
 def pytest_runtest_logfinish(nodeid):
     if "DMIRROR_IN_GUEST" in os.environ and "after_its_end" in nodeid:
