@@ -17,9 +17,8 @@
   for (const file of ofFiles)
     for (const timeline of file.querySelectorAll("details.timeline"))
       timeline.words = (heading(file.querySelector("summary")) + "::" + heading(timeline.querySelector("summary"))).toLowerCase();
-  for (const row of rows) {
+  for (const row of rows)
     row.words = (heading(row.closest("details").querySelector("summary")) + "::" + row.cells[0].textContent).toLowerCase();
-  }
 
   // The name that stands there, without the sign before it and the figures behind it.
   function heading(summary) {
@@ -31,12 +30,7 @@
     const wanted = outcome.value;
     const any = !word && !wanted;
     let count = 0;
-    for (const failure of failures)
-    failure.words = heading(failure.matches("details") ? failure.querySelector("summary") : failure).toLowerCase();
-  for (const file of ofFiles)
-    for (const timeline of file.querySelectorAll("details.timeline"))
-      timeline.words = (heading(file.querySelector("summary")) + "::" + heading(timeline.querySelector("summary"))).toLowerCase();
-  for (const row of rows) {
+    for (const row of rows) {
       row.hidden = !(row.words.includes(word) && (!wanted || row.querySelector("td." + wanted[0])));
       count += !row.hidden;
     }
