@@ -32,7 +32,6 @@ from dmirror.vm.room import fitting
 from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
 
 _LAST = Path()  # matrix
-_NO_TESTS = 5  # pytest's status when nothing was selected
 # What `git bisect run` takes for "cannot be tested, skip it", and for "stop here".
 _SKIP = 125
 _STOP = 128
@@ -188,7 +187,7 @@ def _test(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
     host = 0 if args.bisect else _pytest(args, "tests/host")
-    if host not in (0, 1, _NO_TESTS):
+    if host not in (0, 1, trial.NO_TESTS):
         return 2
     options = _guest_options(args)
     if args.kdir is None and args.kbuild is None:
@@ -207,9 +206,9 @@ def _test(args: argparse.Namespace) -> int:
     if args.bisect:
         return _bisect(args, kernel, [*tests, *options])
     device = _pytest(args, *tests, *options)
-    if device not in (0, 1, _NO_TESTS):
+    if device not in (0, 1, trial.NO_TESTS):
         return 2
-    if host == device == _NO_TESTS:
+    if host == device == trial.NO_TESTS:
         raise CannotRun(f"no test matches {args.expression!r}", "make test T= takes an expression of pytest -k")
     return 1 if 1 in (host, device) else 0
 

@@ -25,6 +25,7 @@ from dmirror.kernel import catalogue, config, flavours
 from dmirror.paths import cache
 from dmirror.results import FAILED
 from dmirror.sessions import Sessions
+from dmirror.trial import NO_TESTS
 from dmirror.vm.spec import MEMORY_MIB
 
 NAME = "matrix.json"
@@ -33,7 +34,6 @@ DRIVERS = ("dmirror", "test_hmm")
 
 KIND = "matrix"  # of runs, see dmirror.vm.runs
 
-_NO_TESTS = 5  # pytest's status when nothing was selected
 _TICK_S = 0.25
 # How pytest and the harness begin the line that says why there was no run.
 _REASONS = re.compile(
@@ -280,13 +280,13 @@ def _judge(row: Row, status: int, *, interrupted: bool) -> None:
     why = "interrupted" if interrupted else _last_words(row, status)
     if row.cell is None:
         row.failed = status == 1
-        good = status in (0, 1, _NO_TESTS)
+        good = status in (0, 1, NO_TESTS)
     elif row.state == BUILDING:
         good = status == 0
     else:
         # Not a session that ends as if all were well, but without a verdict for each test. One that was cut off when
         # every test had its verdict finds no more to run.
-        good = row.complete and status in (0, 1, _NO_TESTS)
+        good = row.complete and status in (0, 1, NO_TESTS)
     if good:
         row.end(BUILT if row.state == BUILDING else DONE, why if row.cell is None else "")
     else:
@@ -296,7 +296,7 @@ def _judge(row: Row, status: int, *, interrupted: bool) -> None:
 def _last_words(row: Row, status: int) -> str:
     if row.state == TESTING and row.planned and status in (0, 1):
         return f"{row.planned - row.done} of {row.planned} tests have no verdict"
-    if row.state == TESTING and row.cell and status == _NO_TESTS:
+    if row.state == TESTING and row.cell and status == NO_TESTS:
         return "no test matches"
     text = row.log.read_text(errors="replace")
     lines = [line.strip("= ") for line in text.splitlines() if line.strip()]

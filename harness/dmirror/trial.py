@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,13 +12,15 @@ from pathlib import Path
 
 from dmirror import journal
 from dmirror.errors import CannotRun, Untestable
-from dmirror.kernel import progress
+from dmirror.kernel import make, progress
 from dmirror.paths import ROOT
 from dmirror.results import FAILED, Verdict
 
 LOG = "pytest.log"
 
-_NO_TESTS = 5  # pytest's status when nothing was selected
+NO_TESTS = 5
+"""pytest's status when nothing was selected."""
+
 _SHARE = re.compile(rb"\[ *(\d+)%\]")
 
 
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = [f"--dmirror-run={folder}", "-p", "no:cacheprovider"]
-    command = [*_bound_to_us(), sys.executable, "-m", "pytest", "tests/device", *options, *arguments]
+    command = [*make.bound_to_us(), sys.executable, "-m", "pytest", "tests/device", *options, *arguments]
     if not title:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     with (
@@ -58,7 +59,7 @@ def verdicts(status: int, folder: Path, *, expression: str | None, guest: Callab
 
     Raises CannotRun where it came to nothing: Untestable, when it was the kernel that does not boot.
     """
-    if status not in (0, 1, _NO_TESTS):
+    if status not in (0, 1, NO_TESTS):
         if guest() != 0:
             raise Untestable("boot", "a guest died under a command that does nothing", "its console is named above")
         raise CannotRun(f"the device tests could not run, pytest's status is {status}", f"their run is {folder}")
@@ -71,8 +72,3 @@ def verdicts(status: int, folder: Path, *, expression: str | None, guest: Callab
         test, verdict = next(iter(failed.items()))
         raise CannotRun(f"{test}: {verdict.text}", "that says nothing of the kernel: try again")
     return found
-
-
-def _bound_to_us() -> list[str]:
-    """Should this process be killed outright, the session and its guests end, too."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []

@@ -40,7 +40,7 @@ def run(
     steps = 0
     with log.open("ab" if append else "wb") as sink:
         process = subprocess.Popen(
-            [*_bound_to_us(), "make", *arguments],
+            [*bound_to_us(), "make", *arguments],
             env={**tools.environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -95,8 +95,9 @@ def _failure(what: str, log: Path) -> CannotRun:
     return Untestable("build", failed, where)
 
 
-def _bound_to_us() -> list[str]:
-    """Should we be killed outright, make ends too: it would go on in a folder that nobody locks."""
+def bound_to_us() -> list[str]:
+    """What a command begins with that is to end should we be killed outright: make would go on in a folder that
+    nobody locks, a session of tests with its guests."""
     return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
