@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
@@ -37,13 +38,42 @@ def build_module(kernel: Kernel) -> Path:
     Only files that differ are copied to the work folder, so an edited line compiles one file again.
     Raises CannotRun with the compiler's first error, or with what the kernel lacks.
     """
+
+    def build(work: Path, what: str) -> None:
+        where = kernel.build / ".config"
+        config.check_built(config.read_config(where), where=where, who="driver")
+        log = work / "build.log"
+        make.run(["-C", str(work), f"KDIR={kernel.build}", make.jobs()], what=what, log=log)
+        for line in log.read_text(errors="replace").splitlines():
+            if "warning:" in line:
+                progress.say(line)
+        preflight(work / "dmirror.ko", kernel)
+
+    return cached(kernel, "dmirror", driver_sources(KMOD), build)
+
+
+def cached(
+    kernel: Kernel, name: str, sources: dict[Path, bytes], build: Callable[[Path, str], None], *, prefix: str = ""
+) -> Path:
+    """NAME.ko for that kernel; the cache's when its sources have not changed. `prefix` is that of its folders there.
+
+    `build` makes it in the work folder that it is given, which holds the sources, and is told what to call that.
+    """
     folder = cache() / "modules" / kernel.key[:12]
-    sources = driver_sources(KMOD)
-    module = folder / _digest(sources)[:12] / "dmirror.ko"
+    module = folder / f"{prefix}{_digest(sources)[:12]}" / f"{name}.ko"
     if not module.exists():
-        with locks.exclusive(folder, f"building dmirror.ko for {kernel.label}"), disk.watched(folder):
+        what = f"building {name}.ko for {kernel.label}"
+        with locks.exclusive(folder, what), disk.watched(folder):
             if not module.exists():
-                _build(kernel, sources, folder / "work", module)
+                work = folder / f"{prefix}work"
+                tools.check()
+                sync(sources, work)
+                with progress.step(what):
+                    build(work, what)
+                module.parent.mkdir(exist_ok=True)
+                fresh = module.with_suffix(".tmp")
+                shutil.copyfile(work / module.name, fresh)
+                fresh.replace(module)
     return module
 
 
@@ -90,24 +120,6 @@ def preflight(module: Path, kernel: Kernel) -> None:
         symvers=kernel.build / "Module.symvers",
         sibling=sibling if sibling.exists() else None,
     )
-
-
-def _build(kernel: Kernel, sources: dict[Path, bytes], work: Path, module: Path) -> None:
-    what = f"building dmirror.ko for {kernel.label}"
-    tools.check()
-    config.check_built(config.read_config(kernel.build / ".config"), where=kernel.build / ".config", who="driver")
-    sync(sources, work)
-    log = work / "build.log"
-    with progress.step(what):
-        make.run(["-C", str(work), f"KDIR={kernel.build}", make.jobs()], what=what, log=log)
-    for line in log.read_text(errors="replace").splitlines():
-        if "warning:" in line:
-            progress.say(line)
-    preflight(work / "dmirror.ko", kernel)
-    module.parent.mkdir(exist_ok=True)
-    fresh = module.with_suffix(".tmp")
-    shutil.copyfile(work / "dmirror.ko", fresh)
-    fresh.replace(module)
 
 
 def _digest(sources: dict[Path, bytes]) -> str:
