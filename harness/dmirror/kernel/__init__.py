@@ -37,9 +37,7 @@ def prepare(
             if flavour != "default":
                 raise CannotRun(f"FLAVOUR={flavour} cannot change KBUILD={kbuild}", "give its tree as KDIR=")
             return _build.use(kbuild)
-        if kdir is not None:
-            return _build.build(source.given(kdir), flavour)
-        return _build.build(source.packaged(catalogue.load().find(kernel)), flavour)
+        return _build.build(base(kernel=kernel, kdir=kdir, flavour=flavour), flavour)
 
 
 def base(*, kernel: str | None = None, kdir: Path | None = None, flavour: str = "default") -> source.Source:

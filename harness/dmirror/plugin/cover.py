@@ -29,7 +29,6 @@ class Collector:
             # The names below debugfs are those of the build, from its root on.
             target = Path(folder, _FOLDER, "-".join(counts.relative_to(_GCOV).parts))
             target.parent.mkdir(exist_ok=True)
-            # With its size unknown, a file of debugfs is read and not mapped.
             target.write_bytes(counts.read_bytes())
             notes = target.with_suffix(".gcno")
             notes.write_text(os.fspath(counts.with_suffix(".gcno").readlink()))

@@ -35,10 +35,11 @@ def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
         _account = oracles.read()
     yield
     before, _account = _account, oracles.read()
-    if list(oracles.complaints(before, _account)):
+    wrong = list(oracles.complaints(before, _account))
+    if wrong:
         # Threads that are about to end may fall between the files that are read; what is wrong stays wrong.
         _account = oracles.read()
-    wrong = list(oracles.complaints(before, _account))
+        wrong = list(oracles.complaints(before, _account))
     if wrong:
         pytest.fail("\n".join(wrong))
     # Small differences add up to a leak: they count from the first test on.

@@ -30,9 +30,8 @@ from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
 from dmirror.plugin.options import LEFT_OUT
 from dmirror.plugin.record import Recorder
-from dmirror.plugin.splat import BETWEEN, COMPLAINTS, as_property, between
+from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between
 from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
-from dmirror.results import Results
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, remote, room, runs
 from dmirror.vm.guest import panic
@@ -78,15 +77,12 @@ def configure(config: pytest.Config) -> None:
         uapi.ensure()
         _warm(config)
         record = _record(run, kernel, option.dmirror_driver, chosen.name)
-    except CannotRun as error:
-        pytest.exit(str(error), returncode=2)
-    (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
-    (run / DESCRIPTION).write_text(spec.to_json())
-    # The interpreters are children of this process and find their guest's description through the
-    # environment.
-    os.environ["DMIRROR_GUEST"] = os.fspath(run / DESCRIPTION)
-    os.environ["DMIRROR_RUN"] = os.fspath(run)
-    try:
+        (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
+        (run / DESCRIPTION).write_text(spec.to_json())
+        # The interpreters are children of this process and find their guest's description through the
+        # environment.
+        os.environ["DMIRROR_GUEST"] = os.fspath(run / DESCRIPTION)
+        os.environ["DMIRROR_RUN"] = os.fspath(run)
         hosts = _hosts(config, run, spec)
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
@@ -107,9 +103,8 @@ def configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Guests(config, run, header, kernel.slowdown), "dmirror-guests")
     # First the text of a report is complete, then it is recorded.
     config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
-    results = Results(kernel.label, kernel.flavour, option.dmirror_driver)
     config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
-    config.pluginmanager.register(Recorder(record, results), "dmirror-record")
+    config.pluginmanager.register(Recorder(record), "dmirror-record")
 
 
 def _record(run: Path, kernel: Kernel, driver: str, accelerator: str) -> journal.Run:
@@ -335,7 +330,7 @@ class Guests:
         elif guest.test != crashitem:
             when = ", before the test had begun"
         report.longrepr = f"{how.cause}: {how.sentence}{when}"
-        report.user_properties += [("dmirror-cause", how.cause), ("dmirror-console", os.fspath(log))]
+        report.user_properties += [(CAUSE, how.cause), (CONSOLE, os.fspath(log))]
         report.user_properties += [(COMPLAINTS, [as_property(one) for one in how.complaints])]
         report.sections.append((f"guest console ({log})", console.last_words(log)))
         # xdist counts failures for -x and --maxfail everywhere but here.

@@ -14,6 +14,7 @@ from _pytest.junitxml import xml_key
 
 from dmirror import timeline
 from dmirror.journal import Journal, Run
+from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 class Recorder:
     """Writes each verdict to the journal of `run` at once, and adds all to what is kept when the session is over."""
 
-    def __init__(self, run: Run, results: Results) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._results = results
         self._journal = Journal(run.folder, run.subject)
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -50,20 +50,20 @@ class Recorder:
         verdict.contracts = list(dict.fromkeys([*verdict.contracts, *contracts]))
         verdict.seconds = round(verdict.seconds + report.duration, 3)
         if report.failed:
-            complaints = told.get("dmirror-decoded", [])
+            complaints = told.get(DECODED, [])
             verdict.outcome, verdict.reason = FAILED, ""
-            verdict.cause = verdict.cause or told.get("dmirror-cause", "kernel" if complaints else "assertion")
+            verdict.cause = verdict.cause or told.get(CAUSE, "kernel" if complaints else "assertion")
             verdict.text += report.longreprtext
             verdict.complaints += [Complaint(**one) for one in complaints]
         elif report.skipped and verdict.outcome == PASSED:
             defect = getattr(report, "wasxfail", None)
             verdict.outcome = SKIPPED if defect is None else DEFECT
             verdict.reason = _reason(report) if defect is None else defect.removeprefix("reason: ")
-        if "dmirror-console" in told:
-            verdict.console = os.path.relpath(told["dmirror-console"], self._run.folder)
+        if CONSOLE in told:
+            verdict.console = os.path.relpath(told[CONSOLE], self._run.folder)
         logs = [json.loads(str(value)) for name, value in report.user_properties if name == timeline.PROPERTY]
         verdict.logs += [log for log in logs if log not in verdict.logs]
-        if report.when == "teardown" or "dmirror-cause" in told:
+        if report.when == "teardown" or CAUSE in told:
             self._journal.add(report.nodeid, verdict)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -83,8 +83,8 @@ class Recorder:
             self._journal.end()
         self._journal.close()
         if self._run.tests:
-            self._results.tests = self._run.tests
-            self._results.add()
+            subject = self._run.subject
+            Results(subject.kernel, subject.flavour, subject.driver, self._run.tests).add()
 
 
 def _reason(report: pytest.TestReport) -> str:

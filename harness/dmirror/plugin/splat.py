@@ -39,6 +39,9 @@ _TAINTS = {
 COMPLAINTS, DECODED = "dmirror-complaints", "dmirror-decoded"
 """User properties of a report: complaints as as_property() has them, and as fields of results.Complaint."""
 
+CAUSE, CONSOLE = "dmirror-cause", "dmirror-console"
+"""User properties of the report of a test whose guest died: one of results.CAUSES, and the guest's console log."""
+
 BETWEEN = "dmirror-between"
 """A user property, or of a worker's output: what between() makes a report of."""
 
