@@ -168,13 +168,14 @@ class Hold(Node):
 class Step(Node):
     """`held` has steps of its own, `block`, which are done while it is held, until `ACTOR resumes`.
 
-    `waits`: in such a block, it has to sleep until the hold is over, and ends after it.
+    `waits`: in such a block, it has to sleep until the hold is over, and ends after it. `resumes`: where that stands.
     """
 
     outcome: Outcome = None
     held: Hold | None = None
     block: tuple[Item, ...] = ()
     waits: bool = False
+    resumes: At = field(default=NOWHERE, compare=False, repr=False)
 
 
 # What the CPU does
@@ -341,6 +342,7 @@ class Par(Node):
 
     columns: tuple[tuple[Item, ...], ...]
     times: int = 1
+    columns_at: tuple[At, ...] = field(default=(), compare=False, repr=False)
 
 
 # What is expected
@@ -434,6 +436,7 @@ class Scenario(Node):
     contracts: tuple[str, ...] = ()
     needs: tuple[Need | NeedKernel, ...] = ()
     comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
+    contract_at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
 def walk(items: tuple[Item, ...]) -> Iterator[Item]:
