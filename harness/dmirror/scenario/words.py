@@ -63,3 +63,19 @@ ALLOWED = ("rw", "r", "none")
 
 EVENTS = ("UNMAP", "CLEAR", "PROTECTION_VMA", "PROTECTION_PAGE", "SOFT_DIRTY", "RELEASE", "MIGRATE", "EXCLUSIVE")
 """MMU_NOTIFY_* of include/linux/mmu_notifier.h."""
+
+CAPABILITIES = (
+    *("flags", "read_unlocked", "device_thp", "counters", "coherent", "eviction", "coherent_exclusive", "steer"),
+    *("two_pass", "carried"),
+)
+"""What a driver can have: DMIRROR_CAP_* of kmod/uapi/dmirror.h."""
+
+COUNTERS = (
+    *("events_seen", "events_filtered", "events_obeyed", "events_refused"),
+    *("entries_kept", "entries_installed", "entries_dropped", "entries_present", "faults", "fault_retries"),
+    *("pages_to_device", "pages_to_system", "huge_to_device", "huge_to_system"),
+    *("dev_pages_in_use", "dev_pages_allocated", "dev_pages_freed", "dev_small_allocated", "dev_small_freed"),
+    *("dev_huge_allocated", "dev_huge_freed", "dev_huge_split", "dev_cpu_faults", "dev_pages_faulted"),
+    *("dev_pages_evicted", "dev_pages_displaced", "dev_contexts", "dev_fault_oom", "dev_fault_failed", "dev_releases"),
+)
+"""What a driver counts: the numbers of dmirror.counters.Counters."""

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What could have stood where a scenario's text goes wrong, in words of the language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dmirror.scenario import words
+from dmirror.scenario.faults import Fault, listed, nearest
+from dmirror.scenario.lexer import KEYWORDS, SIGNS, Tokens
+from dmirror.scenario.text import format_subject, subject
+from dmirror.scenario.tree import DEVICES, MAIN, At
+
+_SPELLED = {token: repr(word) for word, token in reversed(KEYWORDS.items())} | {MAIN: repr(MAIN)}
+_SPELLED |= {token: repr(sign) for token, sign in SIGNS.items()}
+_SPELLED |= {"NEWLINE": "the end of the line", "STRING": 'a title in "…"', "RELEASE": "a kernel's series such as 6.12"}
+_SPELLED |= {"ID": "a contract's id such as Z-02", "NUMBER": "a number", "COUNT": "a count such as x3"}
+_SPELLED |= {"MIRROR": f"a device ({listed(DEVICES)})"}
+
+# A name, by the rule that takes it.
+_NAMED = {
+    "place": "a region's name",
+    "actor": "a process's name",
+    "new": "a new name",
+    "resource": listed(map(repr, words.NEEDS[:-2])),
+    "advice": "an advice such as 'dontneed'",
+    "capability": "a capability such as 'device_thp'",
+    "counter": "a counter such as 'pages_to_device'",
+    "where": listed(map(repr, words.PLACES)),
+    "allowed": listed(map(repr, words.ALLOWED)),
+    "config": "an option such as CONFIG_KSM",
+    "errno": "an errno such as EFAULT",
+    "signal": "a signal such as SIGSEGV",
+    "event": f"an event ({listed(words.EVENTS)})",
+}
+_VOCABULARY: dict[str, Iterable[str]] = {
+    "resource": words.NEEDS,
+    "advice": words.ADVICES,
+    "capability": words.CAPABILITIES,
+    "counter": words.COUNTERS,
+    "where": words.PLACES,
+    "allowed": words.ALLOWED,
+    "event": words.EVENTS,
+}
+# Never asked for: they stand for something else than text.
+_HIDDEN = {"START", "BAD", "NOTHING", "error", "INDENT", "DEDENT", "$end"}
+_OPENS = 'a scenario begins with its title: scenario "what it shows"'
+
+
+class Expected:
+    """The part of a grammar that yacc calls where no rule goes on."""
+
+    parser: Any
+    given: Tokens
+    faults: list[Fault]
+    said: set[tuple[str, int]]
+
+    def p_error(self, token: Any) -> None:
+        """Say so, unless that only follows from what was said; yacc then goes on behind the end of the line."""
+        expected = self._expected()
+        if token is None or token.type in ("DEDENT", "INDENT"):
+            self._ended(token, expected)
+            return
+        at = At(token.lineno, token.lexpos, token.endlexpos - token.lexpos)
+        if token.type == "BAD":
+            self.faults.append(Fault.at(at, token.value.message, token.value.suggestion))
+        elif token.type in ("RESUMES", "COLUMN") and (token.after_broken or self._after_broken()):
+            pass
+        elif token.type == "RESUMES" and "RESUMES" not in expected and "READS" in expected:
+            self.faults.append(Fault.at(at, "there is nothing held here that could be resumed"))
+        elif set(expected) == {"COLUMN"}:
+            if self._first(token, "in a par stands 'column', and its steps are indented below that"):
+                self.faults.append(Fault.at(at, "in a par stands 'column', and its steps are indented below that"))
+        elif not self._unresumed(at, expected):
+            self.faults.append(Fault.at(at, self._message(token, expected), self._suggested(token, expected)))
+
+    # The state that yacc is in
+
+    def _expected(self) -> dict[str, set[str]]:
+        """The tokens that can come, and for each by which rules it would be taken in."""
+        found = {}
+        for token in self.parser.action[self.parser.statestack[-1]]:
+            if token not in _HIDDEN and (state := self._reached(token)) is not None:
+                taken = [act for act in self.parser.action[state].values() if act < 0]
+                found[token] = {self.parser.productions[-act].name for act in taken}
+        if "SCENARIO" in found:
+            return {"SCENARIO": found["SCENARIO"]}
+        if "READS" in found:  # whatever is said of RESUMES is said above
+            found.pop("RESUMES", None)
+        if "PAR" in found:
+            found.pop("COLUMN", None)
+        if "COMMA" in found:
+            found.pop("LIST", None)
+        return found
+
+    def _reached(self, token: str) -> int | None:
+        """The state behind that token: None where it cannot come, whatever is reduced before it."""
+        parser, stack = self.parser, list(self.parser.statestack)
+        while (act := parser.action[stack[-1]].get(token)) is not None:
+            if act >= 0:
+                return int(act)
+            rule = parser.productions[-act]
+            if rule.len:
+                del stack[-rule.len :]
+            stack.append(parser.goto[stack[-1]][rule.name])
+        return None
+
+    def _after_broken(self) -> bool:
+        """Whether the item before could not be read."""
+        made = [symbol.value for symbol in self.parser.symstack if getattr(symbol, "type", "") in ("items", "lines")]
+        return any(symbol.type == "broken_line" for symbol in self.parser.symstack) or (
+            bool(made) and bool(made[-1]) and not hasattr(made[-1][-1], "at") and not isinstance(made[-1][-1], tuple)
+        )
+
+    def _first(self, token: Any, message: str) -> bool:
+        """Whether that is not said yet of the block that this stands in."""
+        blocks = [symbol.lineno for symbol in self.parser.symstack if getattr(symbol, "type", "") == "INDENT"]
+        key = (message, blocks[-1] if blocks else token.lineno)
+        new = key not in self.said
+        self.said.add(key)
+        return new
+
+    # What to say
+
+    def _ended(self, token: Any, expected: dict[str, set[str]]) -> None:
+        """A block, or the text, is over too early."""
+        last = self.given.all[-1] if token is None else token
+        at = At(max(last.lineno, 1), last.lexpos)
+        if not self._unresumed(at, expected):
+            said = _OPENS if "SCENARIO" in expected else f"something is missing here: {self._spelled(expected)}"
+            self.faults.append(Fault.at(at, said))
+        if token is not None:  # yacc would drop it, and look for the end of a line behind it
+            again = type(token)()
+            again.__dict__.update(token.__dict__)
+            self.given.again(again)
+            token.type = "NEWLINE"
+
+    def _unresumed(self, at: At, expected: dict[str, set[str]]) -> bool:
+        """Say it where the block of a held step is over, and what holds it is not."""
+        symbols = self.parser.symstack
+        kinds = [getattr(symbol, "type", "") for symbol in symbols]
+        if "hold" not in kinds or kinds[-1] == "items":
+            return False
+        place = len(kinds) - 1 - kinds[::-1].index("hold")
+        if kinds[place + 1 : place + 5] != ["NEWLINE", "INDENT", "items", "DEDENT"]:
+            return False
+        step = symbols[place - 3].value
+        who = format_subject(subject(step))
+        said = f"the step of line {step.at.line} is held: '{who} resumes' has to follow its block"
+        self.faults.append(Fault.at(at, said))
+        return True
+
+    def _message(self, token: Any, expected: dict[str, set[str]]) -> str:
+        if "SCENARIO" in expected:
+            return _OPENS
+        word = self._word(token)
+        if "NAME" in expected and {"new", "place", "actor"} & expected["NAME"] and word in KEYWORDS:
+            could = self._spelled(expected)
+            return f"{word!r} is a word of the language, and cannot be a name; expected {could}"
+        found = "the line ends here" if token.type == "NEWLINE" else f"{word!r} cannot stand here"
+        return f"{found}; expected {self._spelled(expected)}"
+
+    def _word(self, token: Any) -> str:
+        if token.type == "NEWLINE":
+            return ""
+        line = self.given.text.split("\n")[token.lineno - 1]
+        return str(line[token.lexpos - 1 : token.endlexpos - 1])
+
+    def _spelled(self, expected: dict[str, set[str]]) -> str:
+        said = []
+        for token, rules in expected.items():
+            named = [_NAMED[rule] for rule in rules if rule in _NAMED] if token in ("NAME", "CAPITALS") else []
+            said += named or [_SPELLED[token]]
+        return listed(dict.fromkeys(said)) if said else "nothing"
+
+    def _suggested(self, token: Any, expected: dict[str, set[str]]) -> str:
+        word = self._word(token)
+        could = [word for word, kind in KEYWORDS.items() if kind in expected]
+        could += [MAIN] if MAIN in expected else []
+        could += DEVICES if "MIRROR" in expected else []
+        for rules in (expected.get("NAME", set()), expected.get("CAPITALS", set())):
+            for rule in rules & _VOCABULARY.keys():
+                could += _VOCABULARY[rule]
+            if rules & {"place", "actor"}:
+                could += sorted(self._named())
+        return nearest(word, could) if word not in could else ""
+
+    def _named(self) -> set[str]:
+        """The names that the text has so far."""
+        return {token.value for token in self.given.all if token.type == "NAME"}
