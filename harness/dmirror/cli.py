@@ -24,6 +24,7 @@ from dmirror.report.html import html
 from dmirror.report.junit import junit
 from dmirror.report.ktap import ktap
 from dmirror.report.summary import summaries
+from dmirror.scenario import commands as scenarios
 from dmirror.screen import screen
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, debugger, runs, symbols
@@ -324,6 +325,14 @@ def _matrix(args: argparse.Namespace) -> int:
     return work.status()
 
 
+def _fmt(args: argparse.Namespace) -> int:
+    return scenarios.fmt(args.files, check_only=args.check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    return scenarios.check_files(args.files)
+
+
 def _build(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
     uapi.ensure()
@@ -422,6 +431,11 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--html", metavar="FILE", type=Path, help="the report as a page, there too")
     _add_guest_options(many)
     many.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
+    fmt = add("fmt", _fmt, "write scenarios as they are written: spaces, order, comments in their places")
+    fmt.add_argument("--check", action="store_true", help="change nothing, show what would be, and end with 1")
+    checked = add("check", _check, "look through scenarios: grammar, names, ranges; no kernel is needed")
+    for verb in (fmt, checked):
+        verb.add_argument("files", nargs="+", metavar="FILE", type=Path, help="such as tests/scenarios/fork.dms")
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser

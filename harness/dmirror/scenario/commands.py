@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0
+"""`dmirror fmt` and `dmirror check`: scenarios as files."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from dmirror.errors import CannotRun
+from dmirror.scenario import check, parser, text
+from dmirror.scenario.faults import Faults
+
+
+def fmt(files: Iterable[Path], *, check_only: bool) -> int:
+    """Write each as `text.format` has it, or show what that would change; the exit status. Raises CannotRun."""
+    status = 0
+    for file in files:
+        before = _read(file)
+        try:
+            after = text.format(parser.parse(check.decoded(before), str(file)))
+        except Faults as faults:
+            _print(faults.render(before.decode(errors="replace"), str(file)))
+            status = 1
+            continue
+        if after.encode() == before:
+            continue
+        if check_only:
+            lines = (before.decode().splitlines(keepends=True), after.splitlines(keepends=True))
+            _print("".join(difflib.unified_diff(*lines, str(file), f"{file}, formatted")).rstrip("\n"))
+            status = 1
+            continue
+        try:
+            file.write_bytes(after.encode())
+        except OSError as error:
+            raise CannotRun(f"cannot write {file}: {error.strerror}", "make it writable") from error
+    return status
+
+
+def check_files(files: Iterable[Path]) -> int:
+    """Print what is wrong with them; the exit status. Raises CannotRun."""
+    status = 0
+    for file in files:
+        data = _read(file)
+        try:
+            check.loaded(data, str(file))
+        except Faults as faults:
+            _print(faults.render(data.decode(errors="replace"), str(file)))
+            status = 1
+    return status
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CannotRun(
+            f"cannot read {file}: {error.strerror}", "name a scenario, such as tests/scenarios/fork.dms"
+        ) from error
+
+
+def _print(said: str) -> None:
+    """On whatever terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(said.encode(encoding, "replace").decode(encoding))
