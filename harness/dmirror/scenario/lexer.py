@@ -91,7 +91,7 @@ def t_STRING(t: Any) -> Any:
     text = t.value
     if not re.fullmatch(r'"([^"\\]|\\.)*"', text):
         return _bad(t, 'the string has no end: its second " is missing')
-    if re.search(r'\\[^"\\]', text):
+    if "\\" in re.sub(r'\\["\\]', "", text):
         return _bad(t, r'in a string \ stands before " and \ only')
     if not text.isprintable():
         return _bad(t, "a string has printable characters only")

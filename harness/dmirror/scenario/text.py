@@ -28,7 +28,7 @@ def format(scenario: tree.Scenario) -> str:
         page.line(_region(region), region.at)
     if scenario.items and scenario.items[0].at == tree.NOWHERE:
         page.blank()
-    page.items(scenario.items, 0)
+    page.items(scenario.items, 0, None)
     page.rest()
     return "\n".join(page.lines) + "\n"
 
@@ -36,7 +36,7 @@ def format(scenario: tree.Scenario) -> str:
 def format_item(item: tree.Item) -> list[str]:
     """The lines of one item, those of its blocks indented."""
     page = _Page([])
-    page.items((item,), 0)
+    page.items((item,), 0, None)
     return [line for line in page.lines if line]
 
 
@@ -91,31 +91,35 @@ class _Page:
         self._gap(comment.at)
         self.lines.append(" " * INDENT * depth + _hash(comment))
 
-    def items(self, items: tuple[tree.Item, ...], depth: int) -> None:
-        for item in items:
+    def items(self, items: tuple[tree.Item, ...], depth: int, after: At | None) -> None:
+        """`after`: where that stands which follows them."""
+        for number, item in enumerate(items, 1):
+            following = items[number].at if number < len(items) else after
             if isinstance(item, tree.Par):
-                self._par(item, depth)
+                self._par(item, depth, following)
                 continue
             self.line(_line(item), item.at, depth)
             if isinstance(item, tree.Step) and item.held:
-                self.items(item.block, depth + 1)
+                self.items(item.block, depth + 1, item.resumes)
                 self._end(item.at, item.resumes, depth + 1)
                 self.line(f"{_subject(item)} resumes", item.resumes, depth)
 
-    def _par(self, par: tree.Par, depth: int) -> None:
+    def _par(self, par: tree.Par, depth: int, after: At | None) -> None:
         self.line("par" if par.times == 1 else f"par {par.times} times", par.at, depth)
         places = par.columns_at or (tree.NOWHERE,) * len(par.columns)
-        for column, at, after in zip(par.columns, places, (*places[1:], None), strict=True):
+        for column, at, following in zip(par.columns, places, (*places[1:], after), strict=True):
             self.line("column", at, depth + 1)
-            self.items(column, depth + 2)
-            self._end(at, after, depth + 2)
-        self._end(par.at, None, depth + 1)
+            self.items(column, depth + 2, following)
+            self._end(at, following, depth + 2)
+        self._end(par.at, after, depth + 1)
 
-    def _end(self, opened: At, end: At | None, depth: int) -> None:
+    def _end(self, opened: At, after: At | None, depth: int) -> None:
         """The comments at the end of a block: those that are indented deeper than what opened it."""
-        while self.comments and self.comments[0].own_line and self.comments[0].at.column > opened.column:
-            if end is not None and self.comments[0].at.line > end.line:
-                break
+        while (
+            self.comments
+            and self.comments[0].at.column > opened.column
+            and (after is None or self.comments[0].at.line < after.line)
+        ):
             self._comment(depth)
 
     def rest(self) -> None:
