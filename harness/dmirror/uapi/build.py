@@ -19,8 +19,15 @@ from dmirror.errors import CannotRun
 
 MODULE = "_dmirror_uapi"
 _HERE = Path(__file__).parent
-HEADERS = (paths.KMOD / "uapi" / "hmm_dmirror.h", paths.KMOD / "uapi" / "dmirror.h", _HERE / "torture.h")
-SOURCES = tuple(_HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c"))
+HEADERS = (
+    paths.KMOD / "uapi" / "hmm_dmirror.h",
+    paths.KMOD / "uapi" / "dmirror.h",
+    _HERE / "torture.h",
+    _HERE / "agent.h",
+)
+SOURCES = tuple(
+    _HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c", "agent.c")
+)
 
 
 def declarations(header: str) -> str:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What came of a scenario that was played, item by item as they stand in its tree, for whoever judges it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dmirror.scenario.seen import Raw
+
+Event = tuple[str, str, str, int, int, int]
+"""type, owner ("own", "other", "none", ""), outcome ("obeyed", "filtered"), start, end in bytes, device entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended: `failed` is the name of an errno or a signal, "" for none.
+
+    `values` are those that were read, `pages` how many were done, `fault` the address at which a signal was raised;
+    `slept`: in a block, it slept until the hold was over.
+    """
+
+    failed: str = ""
+    values: tuple[int, ...] = ()
+    pages: int = 0
+    fault: int = 0
+    slept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step: how it ended and what was to be seen then; while it was held, what was seen, and the block."""
+
+    outcome: Outcome
+    seen: Raw | None = None
+    held: Raw | None = None
+    block: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """A `par`: for each time the outcomes of each column, and what was to be seen after all of them."""
+
+    columns: tuple[tuple[tuple[Done, ...], ...], ...]
+    seen: tuple[Raw, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """An expectation that asks for more than memory: events of the mirror so far, or a number."""
+
+    events: tuple[Event, ...] = ()
+    number: int = 0
+
+
+Entry = Done | Rounds | Looked | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """`start`: what was to be seen before the first step. `addresses` of regions; `release` of the kernel.
+
+    `entries` may end early: `broken` then says why (a hang, an agent that died).
+    """
+
+    release: str
+    addresses: dict[str, int]
+    start: Raw
+    entries: tuple[Entry, ...]
+    capabilities: dict[str, frozenset[str]] = field(default_factory=dict)
+    broken: str = ""
+    log: str = ""

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What can be seen of a scenario's memory from outside, without touching it: page tables of processes and devices.
+
+Taken in the guest as bytes, which is quick, and made sense of wherever they are looked at.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+_PAGE = struct.Struct("=QQQIIII")  # struct dmirror_page of kmod/uapi/dmirror.h
+_PRESENT, _SWAPPED = 1 << 63, 1 << 62  # Documentation/admin-guide/mm/pagemap.rst
+
+# DMIRROR_PAGE_* of kmod/uapi/dmirror.h; the host looks at what a guest took, without the extension.
+_VALID, _WRITE, _ERROR, _ZERO, _DEVICE = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6
+_MAPPED, _MAPPED_WRITE, _MAPPED_ATOMIC = 1 << 8, 1 << 9, 1 << 10
+
+Mirrored = tuple[str, str]
+"""A device's name and that of the process it mirrors."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One look: what each mirror has of each region (WALK), and what /proc/PID/pagemap has for each process."""
+
+    walks: dict[Mirrored, dict[str, bytes]] = field(default_factory=dict)
+    pagemaps: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a device's page table has for a page: its frame, whether it may write, whether it has it exclusively."""
+
+    frame: int
+    write: bool
+    exclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a process.
+
+    `place` is a device's name or "ram", "zero", "swap" (away, and no mirror that may look says where), "none",
+    "error" (nothing there, and nothing can be); `rights` "rw", "r", or "none"; `frame` is what holds the data, 0
+    unknown; `order` of the CPU's mapping; `entries` those of the devices that mirror the process.
+    """
+
+    place: str
+    rights: str
+    frame: int
+    order: int
+    entries: dict[str, Entry]
+
+
+Memory = dict[str, dict[str, list[Page]]]
+"""By process and region."""
+
+
+def decode(raw: Raw, names: dict[int, str]) -> Memory:
+    """Make sense of one look; `names` are those of devices by number."""
+    memory: Memory = {}
+    for process, regions in raw.pagemaps.items():
+        mirrors = [(device, walks) for (device, of), walks in raw.walks.items() if of == process]
+        memory[process] = {
+            region: _pages(words, [(device, walks[region]) for device, walks in mirrors], names)
+            for region, words in regions.items()
+        }
+    return memory
+
+
+def _pages(words: bytes, walks: list[tuple[str, bytes]], names: dict[int, str]) -> list[Page]:
+    tables = [(device, list(_PAGE.iter_unpack(data))) for device, data in walks]
+    return [
+        _page(word, [(device, table[index]) for device, table in tables], names)
+        for index, (word,) in enumerate(struct.iter_unpack("=Q", words))
+    ]
+
+
+def _page(word: int, said: list[tuple[str, tuple[int, ...]]], names: dict[int, str]) -> Page:
+    entries: dict[str, Entry] = {}
+    on, frame, order, every = "", 0, 0, 0
+    for device, (_, backing, mapped, flags, level, number, _) in said:
+        every |= flags
+        if flags & _VALID:
+            frame, order = backing, level
+            if flags & _DEVICE:
+                on = names[number]
+        if flags & _MAPPED:
+            entries[device] = Entry(mapped, bool(flags & _MAPPED_WRITE), bool(flags & _MAPPED_ATOMIC))
+    rights = "rw" if every & _WRITE else "r" if every & _VALID else "none"
+    if on:
+        place = on
+    elif word & _PRESENT:
+        place = "zero" if every & _ZERO else "ram"
+    elif word & _SWAPPED:
+        exclusive = any(entry.exclusive for entry in entries.values())
+        place = "exclusive" if exclusive else "swap"
+    else:
+        place = "error" if every & _ERROR else "none"
+    return Page(place, rights, frame, order, entries)

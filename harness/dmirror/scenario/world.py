@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a scenario has while it is played: processes with regions, mirrors of them with logs, groups, pins, holds."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from pathlib import Path
+
+from dmirror.events import Event as Logged
+from dmirror.memory import HUGE_PAGES, PAGE, Span
+from dmirror.mirror import Counters, Mirror
+from dmirror.process import PATIENCE
+from dmirror.scenario import tree, words
+from dmirror.scenario.agents import Agent, Agents
+from dmirror.scenario.record import Event
+from dmirror.scenario.seen import Mirrored, Raw
+from dmirror.uapi import ffi, lib
+
+BASE = 0x100000000000
+"""Where the first region begins, and so each in a page table of its own: bytes, far from what the kernel chooses."""
+SLOT = 1 << 30
+
+# arch/x86/entry/syscalls/syscall_64.tbl
+_MMAP, _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _CLOSE, _FTRUNCATE = 9, 10, 11, 25, 28, 3, 77
+_MLOCK, _MUNLOCK, _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD, _EXIT_GROUP = 149, 150, 22, 278, 279, 319, 231
+_OPEN = 2
+_MREMAP_FLAGS = 1 | 2  # MREMAP_MAYMOVE | MREMAP_FIXED
+_MAP_FIXED_NOREPLACE = 0x100000
+_MAP_HUGETLB = 0x40000
+_MPOL_MF_MOVE = 2
+
+_GROUPS = Path("/sys/fs/cgroup")
+_SPLIT = Path("/sys/kernel/debug/split_huge_pages")
+_RECORDS = 16384  # of a mirror's log: many times what a scenario makes
+
+SYSTEM_CALLS = ("unmaps", "protects", "moves", "advises", "collapses", "locks", "unlocks")
+"""The verbs of tree.Call that are one system call, which an agent makes by itself."""
+
+
+class Unsupported(Exception):
+    """The machine lacks what the scenario needs."""
+
+
+class World:
+    """The state of one play. `agents` act, `mirrors` are open, `addresses` say where each region begins, in bytes."""
+
+    def __init__(self, agents: Agents, scratch: mmap.mmap) -> None:
+        self.agents = agents
+        self.mirrors: dict[Mirrored, Mirror] = {}
+        self.regions: dict[str, tree.Region] = {}
+        self.addresses: dict[str, int] = {}
+        self._processes = {tree.MAIN}
+        self._scratch = scratch
+        self._scratch_at = int(ffi.cast("uintptr_t", ffi.from_buffer(scratch)))
+        self._pins: dict[str, list[tuple[int, int, int]]] = {}  # by process: page, reader, writer
+        self._pagemaps: dict[str, int] = {}
+        self._forgotten: dict[Mirrored, int] = {}
+        self._events: dict[Mirrored, list[Logged]] = {}
+        self._counters: dict[Mirrored, Counters] = {}
+        self._group: Path | None = None
+        self._charge = 0
+
+    # Memory
+
+    def pages_of(self, name: str) -> int:
+        """How many pages a region has."""
+        region = self.regions[name]
+        return region.count * (HUGE_PAGES if region.huge else 1)
+
+    def span(self, pages: tree.Pages) -> Span:
+        """Where pages of a region are."""
+        stop = self.pages_of(pages.region) if pages.stop is None else pages.stop
+        return Span(self.addresses[pages.region] + pages.first * PAGE, stop - pages.first, pages.first)
+
+    def declare(self, region: tree.Region) -> None:
+        """Give it its place and map it in the first process, populated as it says."""
+        self.addresses[region.name] = BASE + len(self.regions) * SLOT
+        self.regions[region.name] = region
+        main = self.agents[tree.MAIN]
+        span = self.span(tree.Pages(region.name))
+        self.map(tree.MAIN, span, region, fresh=True)
+        if region.written is not None:
+            for page, value in enumerate(region.written.of(span.npages)):
+                main.ask(lib.AGENT_STORE, span[page].addr, 1, value, 0)
+        elif region.read:
+            main.ask(lib.AGENT_LOAD, span.addr, span.npages)
+        if region.rights != "read-write":
+            main.call("mprotect", _MPROTECT, span.addr, span.bytes, words.RIGHTS[region.rights])
+
+    def map(self, process: str, span: Span, region: tree.Region, *, fresh: bool = False) -> None:
+        """mmap(2) of pages of a region as it was declared; a file that is mapped again is another one."""
+        agent = self.agents[process]
+        rights = words.RIGHTS["read-write" if fresh else region.rights]
+        private, fd = region.kind in ("anonymous", "private file", "hugetlb"), -1
+        flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+        if region.kind in ("anonymous", "shared", "hugetlb"):
+            flags |= mmap.MAP_ANONYMOUS
+        if region.kind == "hugetlb":
+            flags |= _MAP_HUGETLB
+        if region.kind == "memfd":
+            fd = agent.call("memfd_create", _MEMFD, self._put(b"dmirror\0"), 0)
+        elif region.kind == "private file":
+            fd = agent.call("open", _OPEN, self._put(b"/tmp\0"), os.O_TMPFILE | os.O_RDWR, 0o600)
+        if fd >= 0:
+            agent.call("ftruncate", _FTRUNCATE, fd, span.bytes)
+        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | _MAP_FIXED_NOREPLACE, fd, 0)
+        if fd >= 0:
+            agent.call("close", _CLOSE, fd)
+        if region.huge and region.kind == "anonymous":
+            agent.call("madvise", _MADVISE, span.addr, span.bytes, mmap.MADV_HUGEPAGE)
+
+    def _put(self, data: bytes) -> int:
+        """Its address, where every agent sees it until the next one."""
+        self._scratch[: len(data)] = data
+        return self._scratch_at
+
+    # What a process does
+
+    def order(self, step: tree.Load | tree.Store | tree.Add | tree.Call | tree.Leave) -> list[tuple[int, ...]]:
+        """The orders that make the step, for `Agent.send`; most are one."""
+        if isinstance(step, tree.Leave):
+            return [(lib.AGENT_CALL, _EXIT_GROUP, 0)]
+        span = self.span(step.pages)
+        if isinstance(step, tree.Load):
+            return [(lib.AGENT_LOAD, span.addr, span.npages)]
+        if isinstance(step, tree.Add):
+            return [(lib.AGENT_ADD, span.addr, span.npages, step.amount, 0)]
+        if isinstance(step, tree.Store):
+            numbers = step.value.of(span.npages)
+            if step.value.numbered or len(set(numbers)) == 1:
+                return [(lib.AGENT_STORE, span.addr, span.npages, numbers[0], int(step.value.numbered))]
+            return [(lib.AGENT_STORE, span[page].addr, 1, value, 0) for page, value in enumerate(numbers)]
+        return [(lib.AGENT_CALL, *self._system_call(step, span))]
+
+    def _system_call(self, step: tree.Call, span: Span) -> tuple[int, ...]:
+        if step.verb == "moves":
+            assert step.to is not None
+            target = self.span(step.to)
+            return _MREMAP, span.addr, span.bytes, target.bytes, _MREMAP_FLAGS, target.addr
+        if step.verb == "protects":
+            assert step.rights is not None
+            return _MPROTECT, span.addr, span.bytes, words.RIGHTS[step.rights]
+        if step.verb in ("advises", "collapses"):
+            return _MADVISE, span.addr, span.bytes, words.ADVICES[step.advice or "collapse"]
+        number = {"unmaps": _MUNMAP, "locks": _MLOCK, "unlocks": _MUNLOCK}[step.verb]
+        return number, span.addr, span.bytes
+
+    def pin(self, process: str, span: Span) -> None:
+        """A pipe for each page, which holds a reference on it (vmsplice(2))."""
+        agent = self.agents[process]
+        for page in range(span.npages):
+            agent.call("pipe", _PIPE, self._put(bytes(8)))
+            reader, writer = memoryview(self._scratch[:8]).cast("i")
+            self._pins.setdefault(process, []).append((span[page].addr, reader, writer))
+            vector = span[page].addr.to_bytes(8, "little") + PAGE.to_bytes(8, "little")
+            agent.call("vmsplice", _VMSPLICE, writer, self._put(vector), 1, 0)
+
+    def unpin(self, process: str, span: Span) -> None:
+        """Close the pipes of those pages."""
+        agent = self.agents[process]
+        for pin in [pin for pin in self._pins.get(process, []) if span.addr <= pin[0] < span.end]:
+            self._pins[process].remove(pin)
+            for fd in pin[1:]:
+                agent.call("close", _CLOSE, fd)
+
+    def move_to_node(self, process: str, span: Span, node: int) -> None:
+        """move_pages(2). OSError as the call's, or with the status of the first page that was not moved."""
+        npages = span.npages
+        addresses = b"".join(span[page].addr.to_bytes(8, "little") for page in range(npages))
+        at = self._put(addresses + node.to_bytes(4, "little") * npages + bytes(4 * npages))
+        agent = self.agents[process]
+        agent.call("move_pages", _MOVE_PAGES, 0, npages, at, at + 8 * npages, at + 12 * npages, _MPOL_MF_MOVE)
+        status = memoryview(self._scratch[12 * npages : 16 * npages]).cast("i")
+        for page, number in enumerate(status):
+            if number < 0:
+                raise OSError(-number, f"move_pages of page {page} of {span}: {os.strerror(-number)}")
+
+    def swap_out(self, process: str, span: Span) -> None:
+        """MADV_PAGEOUT until /proc/PID/pagemap says that nothing is present. TimeoutError after PATIENCE."""
+        agent = self.agents[process]
+        until = time.monotonic() + PATIENCE
+        while True:
+            agent.call("madvise", _MADVISE, span.addr, span.bytes, words.ADVICES["pageout"])
+            if not any(word >> 63 for word in span.pagemap(agent.pid)):
+                return
+            if time.monotonic() > until:
+                raise TimeoutError(f"{span} of {process} is still in memory after {PATIENCE:.0f} s of MADV_PAGEOUT")
+            # Pages that were just faulted in wait in a batch of the processor for the list that reclaim looks at.
+            Path("/proc/sys/vm/stat_refresh").write_text("1")
+            os.sched_yield()
+
+    def split(self, process: str, span: Span) -> None:
+        """Every huge page of the span, by debugfs."""
+        if not _SPLIT.exists():
+            raise Unsupported("this kernel has no /sys/kernel/debug/split_huge_pages: CONFIG_DEBUG_FS")
+        _SPLIT.write_text(f"{self.agents[process].pid},{span.addr:#x},{span.end:#x}")
+
+    # Processes
+
+    def fork(self, parent: str, name: str) -> None:
+        self.agents.fork(parent, name)
+        self._processes.add(name)
+        if parent in self._pins:
+            self._pins[name] = list(self._pins[parent])
+
+    def gone(self, name: str) -> None:
+        """A process has ended, or is another program: what was its is not looked at any more."""
+        self._processes.discard(name)
+        self._pins.pop(name, None)
+        fd = self._pagemaps.pop(name, None)
+        if fd is not None:
+            os.close(fd)
+
+    def limit(self, pages: int | None) -> None:
+        """The limit of all of the scenario's processes, in pages beyond what is charged now; None: none."""
+        group = self.group()
+        value = "max" if pages is None else str(int((group / "memory.current").read_text()) + pages * PAGE)
+        (group / "memory.max").write_text(value)
+
+    def group(self) -> Path:
+        """The memory group of the scenario's processes, made when it is first asked for."""
+        if self._group is None:
+            if "memory" not in (_GROUPS / "cgroup.subtree_control").read_text():
+                raise Unsupported("no memory control at /sys/fs/cgroup: mount cgroup2 there with the memory controller")
+            self._group = _GROUPS / f"dmirror-scenario-{os.getpid()}"
+            self._group.mkdir()
+            for process in self._processes:
+                (self._group / "cgroup.procs").write_text(str(self.agents[process].pid))
+            self._charge = int((self._group / "memory.current").read_text())
+        return self._group
+
+    def charged(self) -> int:
+        """Pages charged since the group was made."""
+        return (int((self.group() / "memory.current").read_text()) - self._charge) // PAGE
+
+    # Mirrors
+
+    def open(self, device: tree.Device) -> None:
+        """The device mirrors the process; its log begins."""
+        key = (device.name, device.process)
+        number = tree.DEVICES[device.name]
+        mirror = Mirror.received(self.agents[device.process].open(number), number)
+        self.mirrors[key] = mirror
+        os.set_blocking(mirror.fd, False)
+        mirror.own("LOG", flags=lib.DMIRROR_LOG_START, records=_RECORDS)
+        self._events[key] = []
+        self._forgotten[key] = 0
+        self._counters[key] = mirror.counters()
+
+    def close(self, device: tree.Device) -> None:
+        self.mirrors.pop((device.name, device.process)).close()
+
+    def mirror(self, device: tree.Device) -> Mirror:
+        """The one that is open. OSError EBADF where it was closed."""
+        return self.mirrors[(device.name, device.process)]
+
+    def counted(self, device: tree.Device, counter: str) -> int:
+        """How far a counter has gone since the mirror was opened."""
+        key = (device.name, device.process)
+        return int(getattr(self.mirrors[key].counters() - self._counters[key], counter))
+
+    def events(self, device: tree.Device) -> tuple[Event, ...]:
+        """What the mirror itself was told since the last `forget events`, of the regions."""
+        key = (device.name, device.process)
+        self._read(key)
+        return tuple(
+            (event.type, event.owner or "", event.outcome.removesuffix(" atomic"), event.start, event.end, event.pages)
+            for event in self._events[key][self._forgotten[key] :]
+            if event.told and not event.watch and self._ours(event)
+        )
+
+    def _ours(self, event: Logged) -> bool:
+        return event.end > BASE and event.start < BASE + len(self.regions) * SLOT
+
+    def _read(self, key: Mirrored) -> None:
+        mirror = self.mirrors[key]
+        named = {name: self.span(tree.Pages(name)) for name in self.regions}
+        size = ffi.sizeof("struct dmirror_event")
+        while True:
+            try:
+                data = os.read(mirror.fd, 1024 * size)
+            except BlockingIOError:
+                return
+            records = ffi.from_buffer("struct dmirror_event[]", data)
+            self._events[key].extend(Logged.decode(record, named) for record in records)
+
+    def forget(self) -> None:
+        """From here on `events` counts anew."""
+        for key in self.mirrors:
+            self._read(key)
+            self._forgotten[key] = len(self._events[key])
+
+    def table(self) -> str:
+        """All that the mirrors were told and did, for somebody who reads why a scenario failed."""
+        parts = []
+        for key in self.mirrors:
+            self._read(key)
+            lines = [
+                f"  {event.type:<16}{event.place:<28}{event.owner or '':<6}{event.outcome:<10}{event.pages:>6}"
+                f"  {event.said}".rstrip()
+                for event in self._events[key]
+                if self._ours(event)
+            ]
+            parts.append("\n".join([f"{key[0]} of {key[1]}:", *lines]))
+        return "\n".join(parts)
+
+    # To look at it
+
+    def look(self) -> Raw:
+        """What page tables of processes and devices have; nothing is faulted."""
+        walks: dict[Mirrored, dict[str, bytes]] = {}
+        for key, mirror in self.mirrors.items():
+            if key[1] in self._processes:
+                walks[key] = {name: self._walk(mirror, name) for name in self.regions}
+        pagemaps = {process: self._pagemap(process) for process in sorted(self._processes)}
+        return Raw(walks, pagemaps)
+
+    def _walk(self, mirror: Mirror, region: str) -> bytes:
+        npages = self.pages_of(region)
+        pages = ffi.new("struct dmirror_page[]", npages)
+        mirror.own("WALK", self.span(tree.Pages(region)), pages=int(ffi.cast("uintptr_t", pages)))
+        return bytes(ffi.buffer(pages))
+
+    def _pagemap(self, process: str) -> dict[str, bytes]:
+        fd = self._pagemaps.get(process)
+        if fd is None:
+            fd = self._pagemaps[process] = os.open(f"/proc/{self.agents[process].pid}/pagemap", os.O_RDONLY)
+        return {name: os.pread(fd, 8 * self.pages_of(name), self.addresses[name] // PAGE * 8) for name in self.regions}
+
+    # The end
+
+    def clear(self) -> bool:
+        """Close what is open, end all processes but the first, and unmap its regions. Whether it can be used again."""
+        for mirror in self.mirrors.values():
+            mirror.close()
+        for name in [name for name in self._processes if name != tree.MAIN]:
+            self.gone(name)
+        for agent in list(self.agents.all.values()):
+            if agent.name in self.agents.all and agent.pid != self.agents.first:
+                self.agents.end(agent.name)
+        whole = tree.MAIN in self._processes
+        if whole and self._pins.get(tree.MAIN):
+            for name in self.regions:
+                self.unpin(tree.MAIN, self.span(tree.Pages(name)))
+        if whole:
+            main: Agent = self.agents[tree.MAIN]
+            for name in self.regions:
+                span = self.span(tree.Pages(name))
+                main.call("munmap", _MUNMAP, span.addr, span.bytes)
+        self.gone(tree.MAIN)
+        if self._group is not None:
+            if whole:
+                (_GROUPS / "cgroup.procs").write_text(str(self.agents[tree.MAIN].pid))
+            self._group.rmdir()
+        return whole
