@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What happens to one page: it is announced, faulted by the CPU, copied on write, migrated, taken exclusively.
+
+mm/memory.c, mm/migrate_device.c, mm/rmap.c, mm/hmm.c and the driver (docs/driver.md), as far as they promise it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dmirror.model.state import RAM, ZERO, Entry, Mirror, Page, Place, Pte, Space, State, Vma
+
+HUGE = 512
+"""Pages of a huge page, x86-64."""
+
+
+class Refused(Exception):
+    """The step fails here: with any of these errnos or signals, by name."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(", ".join(names))
+        self.names = frozenset(names)
+
+
+def block(space: Space, place: Place) -> list[Place]:
+    """The pages that are one huge page with it, where its mapping may have huge pages; else only it."""
+    region, number = place
+    if not space.vmas[place].huge:
+        return [place]
+    first = number - number % HUGE
+    return [other for other in ((region, first + n) for n in range(HUGE)) if other in space.vmas]
+
+
+# What mirrors are told
+
+
+def invalidate(state: State, process: str, places: Iterable[Place], owner: str = "") -> None:
+    """Every mirror of the process loses its entries of those places; those of the device `owner` filter the event.
+
+    Of a huge page more may be announced than was asked for.
+    """
+    space = state.spaces[process]
+    for device, mirror in state.mirrors_of(process):
+        if device == owner:
+            continue
+        for place in places:
+            mirror.entries.pop(place, None)
+            if place in space.vmas and space.vmas[place].huge:
+                loosen(state, process, block(space, place))
+
+
+def loosen(state: State, process: str, places: Iterable[Place]) -> None:
+    """Mirrors may be told of those places, or not."""
+    for _, mirror in state.mirrors_of(process):
+        for place in places:
+            entry = mirror.entries.get(place)
+            if entry is not None:
+                entry.maybe = True
+
+
+def _left(state: State, page: Page, device: str) -> None:
+    """A page has moved: who had it in another address space was told by the walk of its mappings (rmap)."""
+    for process, place, _ in list(state.users(page)):
+        for name, mirror in state.mirrors_of(process):
+            entry = mirror.entries.get(place)
+            if entry is not None and (entry.page is page or name != device):
+                del mirror.entries[place]
+        if state.spaces[process].vmas[place].huge:
+            loosen(state, process, block(state.spaces[process], place))
+
+
+# CPU faults
+
+
+def fault(state: State, process: str, place: Place, *, write: bool) -> Pte:
+    """Make the page accessible to the CPU, as an access does. Refused with SIGSEGV where the mapping forbids it."""
+    space = state.spaces[process]
+    vma = space.vmas.get(place)
+    if vma is None or vma.rights == "none" or (write and vma.rights != "read-write"):
+        raise Refused("SIGSEGV")
+    back(state, process, place)
+    pte = space.ptes.get(place)
+    if pte is None or pte.maybe:
+        pte = _populate(state, process, place, vma, write=write)
+    if write and pte.write is not True:
+        pte = _write_fault(state, process, place, vma, pte)
+    return pte
+
+
+def back(state: State, process: str, place: Place) -> None:
+    """What is away comes back: from a device, from swap, from exclusive access."""
+    space = state.spaces[process]
+    pte = space.ptes.get(place)
+    if pte is None:
+        return
+    if pte.exclusive is not None:
+        revoke(state, process, place, pte)
+    page = pte.page
+    if page is None or page.at == RAM:
+        return
+    if page.at <= {"ram", "swap"}:
+        page.at = RAM
+        pte.write = None if space.vmas[place].rights == "read-write" else False
+        return
+    to_system(state, page, process)
+    # Of a huge page the others come along, if there is memory for all.
+    for other in block(space, place):
+        beside = space.ptes.get(other)
+        if other != place and beside is not None and beside.page is not None and beside.page.device:
+            beside.page.at |= RAM
+            beside.maybe = False
+            loosen(state, process, [other])
+
+
+def revoke(state: State, process: str, place: Place, pte: Pte) -> None:
+    """Exclusive access ends: every mirror is told, and the entry is as its mapping allows."""
+    pte.exclusive = None
+    invalidate(state, process, [place])
+    vma = state.spaces[process].vmas[place]
+    pte.write = False if vma.rights != "read-write" else None
+
+
+def _populate(state: State, process: str, place: Place, vma: Vma, *, write: bool) -> Pte:
+    space = state.spaces[process]
+    if vma.file is not None:
+        return _populate_file(state, process, place, vma, write=write)
+    if vma.hugetlb or (vma.huge and write):
+        for other in block(space, place):
+            if other not in space.ptes:
+                # A huge page, or only the one that is wanted where there is none.
+                maybe = not vma.hugetlb and other != place
+                space.ptes[other] = Pte(Page(ZERO), vma.rights == "read-write", maybe=maybe)
+        pte = space.ptes[place]
+        pte.maybe = False
+        if pte.page is None:
+            return _write_fault(state, process, place, vma, pte) if write else pte
+    elif write:
+        pte = space.ptes[place] = Pte(Page(ZERO), True)
+    else:
+        for other in block(space, place):
+            if other not in space.ptes:
+                space.ptes[other] = Pte(None, False, maybe=other != place)
+        pte = space.ptes[place]
+        pte.maybe = False
+    if pte.page is not None:
+        anonymous(space, place)
+    return pte
+
+
+def anonymous(space: Space, place: Place) -> None:
+    """Its mapping has an anonymous page now, so that fork copies it (vma_needs_copy() in mm/memory.c)."""
+    space.vmas[place].anon = True
+    for (region, _), vma in space.vmas.items():
+        if region == place[0] and not vma.anon:
+            vma.anon = None
+
+
+def _populate_file(state: State, process: str, place: Place, vma: Vma, *, write: bool) -> Pte:
+    space, file = state.spaces[process], vma.file
+    assert file is not None
+    page = file.pages.get(place[1])
+    if page is None:
+        page = file.pages[place[1]] = Page(ZERO, file=True)
+    if write and vma.private:
+        anonymous(space, place)
+        pte = space.ptes[place] = Pte(Page(page.values), True)
+        return pte
+    pte = space.ptes[place] = Pte(page, None if not vma.private and vma.rights == "read-write" else False)
+    # Neighbours that are cached are mapped on the way (do_fault_around()).
+    for (region, number), other in space.vmas.items():
+        if region == place[0] and (region, number) not in space.ptes and number in file.pages and not write:
+            allowed = None if not other.private and other.rights == "read-write" else False
+            space.ptes[(region, number)] = Pte(file.pages[number], allowed, maybe=True)
+    return pte
+
+
+def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -> Pte:
+    """A store to what is there and read-only: do_wp_page()."""
+    space = state.spaces[process]
+    page = pte.page
+    if page is not None and page.file and not vma.private:
+        pte.write = True
+        return pte
+    if page is None or page.file or _shared(state, page):
+        values = ZERO if page is None else page.values
+        invalidate(state, process, [place])
+        anonymous(space, place)
+        space.ptes[place] = Pte(Page(values), True)
+        if page is None and vma.huge:
+            for other in block(space, place):
+                beside = space.ptes.get(other)
+                if beside is not None and beside.page is None and other != place:
+                    # What replaces the huge zero page is huge, or it is split.
+                    space.ptes[other] = Pte(Page(ZERO), None)
+                    loosen(state, process, [other])
+        return space.ptes[place]
+    # Its own: made writable, or copied all the same where something else refers to it.
+    if pte.write is False or page.pins:
+        loosen(state, process, [place])
+    if page.pins:
+        new = Page(page.values)
+        space.ptes[place] = Pte(new, True)
+        invalidate(state, process, [place])
+        return space.ptes[place]
+    pte.write = True
+    for other in block(space, place):
+        beside = space.ptes.get(other)
+        if other != place and beside is not None and beside.write is False and vma.rights == "read-write":
+            beside.write = None
+            loosen(state, process, [other])
+    return pte
+
+
+def _shared(state: State, page: Page) -> bool:
+    return sum(1 for _ in state.users(page)) > 1
+
+
+# Migration
+
+
+def to_system(state: State, page: Page, process: str) -> None:
+    """A page of a device comes to system memory, in every address space that has it."""
+    device = page.device
+    _left(state, page, device)
+    for name, mirror in state.mirrors_of(process):
+        if name != device:  # told by migrate_vma_setup(), with an owner that is not theirs
+            for of, place, _ in state.users(page):
+                if of == process:
+                    mirror.entries.pop(place, None)
+    for mirror in state.mirrors.values():
+        if page in mirror.moved:
+            mirror.moved.remove(page)
+    page.at = RAM
+
+
+def may_migrate(state: State, space: Space, place: Place) -> bool:
+    """Whether migrate_vma_setup() collects it from system memory, as it stands."""
+    vma, pte = space.vmas[place], space.ptes.get(place)
+    if pte is None or pte.page is None:
+        return vma.file is None
+    page = pte.page
+    return not page.file and not page.pins and pte.exclusive is None and page.at == RAM
+
+
+def to_device(state: State, key: tuple[str, str], place: Place) -> None:
+    """A page, or a hole, goes to the device by migrate_vma_pages(), and the driver maps it."""
+    device, process = key
+    space, mirror = state.spaces[process], state.mirrors[key]
+    pte = space.ptes.get(place)
+    if pte is None or pte.page is None:
+        write = space.vmas[place].rights == "read-write"
+        page = Page(ZERO, frozenset([device]))
+        anonymous(space, place)
+        # The second invalidation: whoever mapped the zero page meanwhile loses it.
+        invalidate(state, process, [place], device)
+        for name, other in state.mirrors_of(process):
+            if name == device:
+                other.entries.pop(place, None)
+        space.ptes[place] = Pte(page, write)
+    else:
+        page, write = pte.page, pte.write if pte.write is not None else None
+        pte.maybe = False
+        _left(state, page, device)
+        page.at = frozenset([device])
+    mirror.moved.append(page)
+    mirror.entries[place] = Entry(page, write)
+
+
+# Device faults
+
+
+def device_fault(state: State, key: tuple[str, str], place: Place, *, write: bool) -> None:
+    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it. Refused as that fails."""
+    device, process = key
+    space, mirror = state.spaces[process], state.mirrors[key]
+    vma = space.vmas.get(place)
+    if vma is None or vma.rights == "none":
+        raise Refused("EFAULT")
+    if write and vma.rights != "read-write":
+        raise Refused("EPERM")
+    pte = space.ptes.get(place)
+    own = pte is not None and pte.page is not None and pte.page.device == device and pte.exclusive is None
+    if not own or (write and pte is not None and pte.write is False):
+        pte = fault(state, process, place, write=write)
+    elif write and pte is not None and pte.write is None:
+        pte.write = True
+    assert pte is not None
+    mirror.entries[place] = Entry(pte.page, pte.write)
+
+
+def mirror_of(state: State, key: tuple[str, str]) -> Mirror:
+    """The mirror, while its address space lives. Refused as the driver refuses where it does not, or where it is closed."""
+    mirror = state.mirrors.get(key)
+    if mirror is None:
+        raise Refused("EBADF")
+    if not mirror.alive:
+        raise Refused("EFAULT", "EINVAL", "ESRCH")
+    return mirror

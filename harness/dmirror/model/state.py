@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the model knows: address spaces, pages that they share, mirrors with entries; and what it leaves open.
+
+A kernel may choose: whether it reuses a page or copies it, whether it maps a neighbour. What it may choose is open here
+(a set, None, `maybe`) until somebody looks; nothing else is. A page is what has data, a place is a page of a region, as
+an address space sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+Place = tuple[str, int]
+"""A region and a page of it."""
+
+RAM = frozenset(["ram"])
+Numbers = frozenset[int]
+ZERO: Numbers = frozenset([0])
+
+
+class Page:
+    """Something that holds data: `values` the first word may have, `at` where it may be: "ram", "swap", a device.
+
+    `file`: a page of a file, which never migrates; `pins` are references that nothing here explains.
+    """
+
+    __slots__ = ("at", "file", "pins", "values")
+
+    def __init__(self, values: Numbers, at: frozenset[str] = RAM, *, file: bool = False) -> None:
+        self.values = values
+        self.at = at
+        self.file = file
+        self.pins = 0
+
+    @property
+    def device(self) -> str:
+        """The device that it is on, "" where it is not, or may not be."""
+        (at,) = self.at if len(self.at) == 1 else ("ram",)
+        return at if len(at) == 1 else ""
+
+
+@dataclass(slots=True)
+class Pte:
+    """An entry of the CPU's page table; `page` None is the zero page.
+
+    `write` None: either. `exclusive`: the mirror that has it exclusively. `maybe`: it may as well not be there.
+    """
+
+    page: Page | None
+    write: bool | None
+    exclusive: tuple[str, str] | None = None
+    maybe: bool = False
+
+
+@dataclass(slots=True)
+class Vma:
+    """What is mapped at one place: `rights` "read-write", "read-only" or "none"; `file`: its pages by number.
+
+    `private`: a store makes an anonymous page. `anon`: there was one here before, so fork copies (None: perhaps).
+    """
+
+    rights: str
+    private: bool
+    file: File | None = None
+    huge: bool = False
+    hugetlb: bool = False
+    locked: bool = False
+    fork: str = "copy"  # "wipe", "leave": what MADV_WIPEONFORK, MADV_DONTFORK say
+    anon: bool | None = False
+
+
+class File:
+    """The page cache of one file."""
+
+    __slots__ = ("pages",)
+
+    def __init__(self) -> None:
+        self.pages: dict[int, Page] = {}
+
+
+@dataclass(slots=True)
+class Entry:
+    """An entry of a device's page table; `page` None is the zero page. `maybe`: it may have been dropped."""
+
+    page: Page | None
+    write: bool | None
+    exclusive: bool = False
+    maybe: bool = False
+
+
+@dataclass(slots=True)
+class Mirror:
+    """A device as it mirrors one address space; `alive` until that is gone. `moved`: pages it migrated."""
+
+    entries: dict[Place, Entry] = field(default_factory=dict)
+    alive: bool = True
+    moved: list[Page] = field(default_factory=list)
+    failing: dict[str, int] = field(default_factory=dict)  # what INJECT counts down
+
+
+@dataclass(slots=True)
+class Space:
+    """An address space: what is mapped where, and what is there."""
+
+    vmas: dict[Place, Vma] = field(default_factory=dict)
+    ptes: dict[Place, Pte] = field(default_factory=dict)
+    pins: dict[Place, list[Page | None]] = field(default_factory=dict)
+
+
+class State:
+    """All of it. `spaces` by process, `mirrors` by device and process; threads are of the process `owner` says."""
+
+    __slots__ = ("mirrors", "owner", "racing", "spaces")
+
+    def __init__(self) -> None:
+        self.spaces: dict[str, Space] = {}
+        self.mirrors: dict[tuple[str, str], Mirror] = {}
+        self.owner: dict[str, str] = {}
+        self.racing = False
+
+    def users(self, page: Page) -> Iterator[tuple[str, Place, Pte]]:
+        """Every entry of a CPU page table that has the page."""
+        for process, space in self.spaces.items():
+            for place, pte in space.ptes.items():
+                if pte.page is page:
+                    yield process, place, pte
+
+    def mirrors_of(self, process: str) -> Iterator[tuple[str, Mirror]]:
+        """The devices that mirror a process."""
+        for (device, of), mirror in self.mirrors.items():
+            if of == process and mirror.alive:
+                yield device, mirror
+
+    def pages(self) -> set[Page]:
+        """Every page that somebody has."""
+        found = {pte.page for space in self.spaces.values() for pte in space.ptes.values() if pte.page is not None}
+        for space in self.spaces.values():
+            for vma in space.vmas.values():
+                if vma.file is not None:
+                    found.update(vma.file.pages.values())
+        return found
+
+    def copy(self) -> State:
+        """Another one that goes its own way."""
+        pages: dict[int, Page] = {}
+        files: dict[int, File] = {}
+
+        def page(old: Page | None) -> Page | None:
+            if old is None:
+                return None
+            if id(old) not in pages:
+                new = pages[id(old)] = Page(old.values, old.at, file=old.file)
+                new.pins = old.pins
+            return pages[id(old)]
+
+        def some(old: Iterable[Page]) -> list[Page]:
+            return [new for new in map(page, old) if new is not None]
+
+        def file(old: File | None) -> File | None:
+            if old is None:
+                return None
+            if id(old) not in files:
+                new = files[id(old)] = File()
+                new.pages = dict(zip(old.pages, some(old.pages.values()), strict=True))
+            return files[id(old)]
+
+        twin = State()
+        twin.owner = dict(self.owner)
+        twin.racing = self.racing
+        for name, space in self.spaces.items():
+            twin.spaces[name] = Space(
+                {
+                    place: Vma(v.rights, v.private, file(v.file), v.huge, v.hugetlb, v.locked, v.fork, v.anon)
+                    for place, v in space.vmas.items()
+                },
+                {place: Pte(page(p.page), p.write, p.exclusive, p.maybe) for place, p in space.ptes.items()},
+                {place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
+            )
+        for key, mirror in self.mirrors.items():
+            twin.mirrors[key] = Mirror(
+                {place: Entry(page(e.page), e.write, e.exclusive, e.maybe) for place, e in mirror.entries.items()},
+                mirror.alive,
+                some(mirror.moved),
+                dict(mirror.failing),
+            )
+        return twin
