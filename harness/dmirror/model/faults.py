@@ -13,6 +13,9 @@ from dmirror.model.state import RAM, ZERO, Entry, Mirror, Page, Place, Pte, Spac
 HUGE = 512
 """Pages of a huge page, x86-64."""
 
+COHERENT = frozenset("CD")
+"""The devices whose memory the CPU reaches in place."""
+
 
 class Refused(Exception):
     """The step fails here: with any of these errnos or signals, by name."""
@@ -93,10 +96,12 @@ def back(state: State, process: str, place: Place) -> None:
     pte = space.ptes.get(place)
     if pte is None:
         return
+    if pte.moving:
+        raise Refused("a wait for the migration that is held")
     if pte.exclusive is not None:
         revoke(state, process, place, pte)
     page = pte.page
-    if page is None or page.at == RAM:
+    if page is None or page.at == RAM or page.device in COHERENT:
         return
     if page.at <= {"ram", "swap"}:
         page.at = RAM
@@ -239,7 +244,7 @@ def may_migrate(state: State, space: Space, place: Place) -> bool:
     if pte is None or pte.page is None:
         return vma.file is None
     page = pte.page
-    return not page.file and not page.pins and pte.exclusive is None and page.at == RAM
+    return not page.file and not page.pins and pte.exclusive is None and not pte.moving and page.at == RAM
 
 
 def to_device(state: State, key: tuple[str, str], place: Place) -> None:
@@ -248,7 +253,7 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
     space, mirror = state.spaces[process], state.mirrors[key]
     pte = space.ptes.get(place)
     if pte is None or pte.page is None:
-        write = space.vmas[place].rights == "read-write"
+        write: bool | None = space.vmas[place].rights == "read-write"
         page = Page(ZERO, frozenset([device]))
         anonymous(space, place)
         # The second invalidation: whoever mapped the zero page meanwhile loses it.
@@ -258,8 +263,8 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
                 other.entries.pop(place, None)
         space.ptes[place] = Pte(page, write)
     else:
-        page, write = pte.page, pte.write if pte.write is not None else None
-        pte.maybe = False
+        page, write = pte.page, pte.write
+        pte.maybe = pte.moving = False
         _left(state, page, device)
         page.at = frozenset([device])
     mirror.moved.append(page)
@@ -270,7 +275,7 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
 
 
 def device_fault(state: State, key: tuple[str, str], place: Place, *, write: bool) -> None:
-    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it. Refused as that fails."""
+    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it."""
     device, process = key
     space, mirror = state.spaces[process], state.mirrors[key]
     vma = space.vmas.get(place)
@@ -279,17 +284,18 @@ def device_fault(state: State, key: tuple[str, str], place: Place, *, write: boo
     if write and vma.rights != "read-write":
         raise Refused("EPERM")
     pte = space.ptes.get(place)
+    if pte is not None and pte.moving:
+        raise Refused("a wait for the migration that is held")
     own = pte is not None and pte.page is not None and pte.page.device == device and pte.exclusive is None
-    if not own or (write and pte is not None and pte.write is False):
+    if pte is None or not own or (write and pte.write is False):
         pte = fault(state, process, place, write=write)
-    elif write and pte is not None and pte.write is None:
+    elif write and pte.write is None:
         pte.write = True
-    assert pte is not None
     mirror.entries[place] = Entry(pte.page, pte.write)
 
 
 def mirror_of(state: State, key: tuple[str, str]) -> Mirror:
-    """The mirror, while its address space lives. Refused as the driver refuses where it does not, or where it is closed."""
+    """The mirror. Refused as the driver does where the address space is gone, or the device closed."""
     mirror = state.mirrors.get(key)
     if mirror is None:
         raise Refused("EBADF")

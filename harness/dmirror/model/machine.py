@@ -49,6 +49,13 @@ class Machine:
         self.regions = {region.name: region for region in scenario.regions}
         self._begin()
 
+    def twin(self) -> Machine:
+        """Another one in the same state, that goes its own way."""
+        other = Machine.__new__(Machine)
+        other.scenario, other.rules, other.regions = self.scenario, self.rules, self.regions
+        other.state = self.state.copy()
+        return other
+
     # The beginning
 
     def pages_of(self, name: str) -> int:
@@ -499,7 +506,7 @@ class Machine:
                 self._migrate(key, places[:number])
                 raise Refused("EINVAL")
         self._migrate(key, places)
-        return self._resident(mirror, key, places)
+        return self.resident(mirror, key, places)
 
     def _migrate(self, key: tuple[str, str], places: list[Place]) -> None:
         device, process = key
@@ -526,7 +533,7 @@ class Machine:
                     return True
         return False
 
-    def _resident(self, mirror: Mirror, key: tuple[str, str], places: list[Place]) -> Allowed:
+    def resident(self, mirror: Mirror, key: tuple[str, str], places: list[Place]) -> Allowed:
         """How many from the beginning on are on the device; entries of those that had none are made."""
         space, done, mapped = self.state.spaces[key[1]], 0, False
         unsure = False

@@ -45,12 +45,14 @@ class Pte:
     """An entry of the CPU's page table; `page` None is the zero page.
 
     `write` None: either. `exclusive`: the mirror that has it exclusively. `maybe`: it may as well not be there.
+    `moving`: a migration that is held has unmapped it.
     """
 
     page: Page | None
     write: bool | None
     exclusive: tuple[str, str] | None = None
     maybe: bool = False
+    moving: bool = False
 
 
 @dataclass(slots=True)
@@ -174,7 +176,7 @@ class State:
                     place: Vma(v.rights, v.private, file(v.file), v.huge, v.hugetlb, v.locked, v.fork, v.anon)
                     for place, v in space.vmas.items()
                 },
-                {place: Pte(page(p.page), p.write, p.exclusive, p.maybe) for place, p in space.ptes.items()},
+                {place: Pte(page(p.page), p.write, p.exclusive, p.maybe, p.moving) for place, p in space.ptes.items()},
                 {place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
             )
         for key, mirror in self.mirrors.items():
@@ -185,3 +187,14 @@ class State:
                 dict(mirror.failing),
             )
         return twin
+
+
+class _Anything(frozenset[int]):
+    """Every number."""
+
+    def __contains__(self, number: object) -> bool:
+        return True
+
+
+ANYTHING: Numbers = _Anything()
+"""The values of a page that nobody can say: after a race of too many orders."""

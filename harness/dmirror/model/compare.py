@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the model says is there against what was seen; what it leaves open is as it was seen from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dmirror.model.faults import COHERENT
+from dmirror.model.machine import Allowed
+from dmirror.model.state import ANYTHING, RAM, Entry, Page, Place, Pte, Space, State
+from dmirror.scenario.record import Outcome
+from dmirror.scenario.seen import Memory
+from dmirror.scenario.seen import Page as Seen
+
+
+def outcome(allowed: Allowed, seen: Outcome) -> Iterator[str]:
+    """How a step may not have ended, a sentence each."""
+    if seen.failed not in allowed.failed:
+        yield f"ended with {seen.failed or 'success'}; the model allows {allowed}"
+        return
+    if allowed.pages is not None and seen.failed in ("", *allowed.failed) and len(allowed.failed) == 1:
+        if seen.pages not in (0, allowed.pages):
+            yield f"came to {seen.pages} pages; the model says {allowed.pages}"
+    if allowed.values is not None:
+        for page, (number, numbers) in enumerate(zip(seen.values, allowed.values, strict=False)):
+            if number not in numbers:
+                yield f"page {page} read as {number:#x}; the model allows {' or '.join(map(hex, sorted(numbers)))}"
+
+
+def memory(state: State, seen: Memory) -> list[str]:
+    """Where the page tables are not as the model has them, a sentence each; settles what it leaves open otherwise."""
+    return list(_memory(state, seen))
+
+
+def _memory(state: State, seen: Memory) -> Iterator[str]:
+    frames = _Frames()
+    for process, regions in seen.items():
+        space = state.spaces.get(process)
+        if space is None:
+            continue
+        mirrors = dict(state.mirrors_of(process))
+        for region, pages in regions.items():
+            for number, page in enumerate(pages):
+                place = (region, number)
+                pte = space.ptes.get(place)
+                if pte is None and page.place in ("none", "error") and not page.entries:
+                    if not any(place in mirror.entries for mirror in mirrors.values()):
+                        continue  # the most frequent case
+                where = f"{region}[{number}] of {process}"
+                yield from _entry_of_cpu(state, process, space, place, page, where)
+                yield from _entries_of_devices(state, process, place, page, where)
+                pte = space.ptes.get(place)
+                if pte is not None and pte.page is not None and page.frame and page.place != "zero":
+                    yield from frames.same(pte.page, page.frame, where)
+                for device, entry in page.entries.items():
+                    had = mirrors[device].entries.get(place) if device in mirrors else None
+                    if had is not None and had.page is not None:
+                        yield from frames.same(had.page, entry.frame, f"{where} on {device}")
+
+
+class _Frames:
+    """That what is one page to the model is one page frame, and two are two, as far as they are seen at once."""
+
+    def __init__(self) -> None:
+        self._of_page: dict[int, tuple[int, str]] = {}
+        self._of_frame: dict[int, tuple[int, str]] = {}
+
+    def same(self, page: Page, frame: int, where: str) -> Iterator[str]:
+        known, first = self._of_page.setdefault(id(page), (frame, where))
+        if known != frame:
+            yield f"{where} has another page than {first}; they should share it"
+        other, first = self._of_frame.setdefault(frame, (id(page), where))
+        if other != id(page):
+            yield f"{where} has the page of {first}; they should share nothing"
+
+
+def visible(state: State, process: str, place: Place) -> frozenset[str]:
+    """Where the model allows the page to be seen: a place of seen.Page."""
+    space = state.spaces[process]
+    vma, pte = space.vmas.get(place), space.ptes.get(place)
+    mirrors = dict(state.mirrors_of(process))
+    nothing = frozenset(["error", "none"] if vma is None or vma.rights == "none" else ["none"])
+    if vma is None or pte is None:
+        return nothing
+    seen: set[str] = set(nothing) if pte.maybe else set()
+    if pte.moving:
+        return frozenset(["swap"])
+    if pte.exclusive is not None:
+        seen |= {"exclusive", "swap"} if pte.exclusive not in state.mirrors else {"exclusive"}
+    elif pte.page is None:
+        seen |= {"zero", "ram"} if vma.huge or vma.rights == "none" or not mirrors else {"zero"}
+    else:
+        for at in pte.page.at:
+            if at in COHERENT:
+                seen.add(at if mirrors and vma.rights != "none" else "ram")
+            elif at in ("ram", "swap"):
+                seen.add(at)
+            else:
+                seen.add(at if at in mirrors and vma.rights != "none" else "swap")
+    return frozenset(seen)
+
+
+def _entry_of_cpu(state: State, process: str, space: Space, place: Place, page: Seen, where: str) -> Iterator[str]:
+    expected = visible(state, process, place)
+    if page.place not in expected:
+        yield f"{where} is {page.place}; the model says {' or '.join(sorted(expected))}"
+        return
+    pte = space.ptes.get(place)
+    if pte is None:
+        return
+    if page.place in ("none", "error") and pte.maybe:
+        del space.ptes[place]
+        return
+    pte.maybe = False
+    if pte.page is not None and len(pte.page.at) > 1:
+        _settle(state, pte.page, page.place)
+    rights = space.vmas[place].rights
+    if page.place in ("swap", "exclusive") or pte.moving or rights == "none" or not dict(state.mirrors_of(process)):
+        return
+    if pte.write is None:
+        pte.write = page.rights == "rw"
+    wanted = "rw" if pte.write else "r"
+    if page.rights != wanted:
+        yield f"{where} is {page.rights} for the CPU; the model says {wanted}"
+
+
+def _settle(state: State, page: Page, place: str) -> None:
+    if place in page.at:
+        page.at = frozenset([place])
+    elif place == "swap":
+        page.at -= RAM
+    if page.at == RAM:
+        for mirror in state.mirrors.values():
+            if page in mirror.moved:
+                mirror.moved.remove(page)
+
+
+def _entries_of_devices(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:
+    for device, mirror in state.mirrors_of(process):
+        entry, seen = mirror.entries.get(place), page.entries.get(device)
+        if entry is None:
+            if seen is not None:
+                yield f"{device} still maps {where}; the model says that it was told"
+            continue
+        if seen is None:
+            if not entry.maybe:
+                yield f"{device} does not map {where} any more; the model says that nothing was to be told"
+            else:
+                del mirror.entries[place]
+            continue
+        entry.maybe = False
+        if seen.exclusive != entry.exclusive:
+            yield f"{device} has {where} {'' if seen.exclusive else 'not '}exclusively; the model says the contrary"
+        if entry.write is None:
+            entry.write = seen.write
+        if seen.write != entry.write and not entry.exclusive:
+            yield f"{device} may {'' if seen.write else 'not '}write {where}; the model says the contrary"
+
+
+def narrow(state: State, process: str, place: Place, number: int) -> None:
+    """A page was read: it has this value."""
+    pte: Pte | None = state.spaces[process].ptes.get(place) if process in state.spaces else None
+    if pte is not None and pte.page is not None and number in pte.page.values:
+        pte.page.values = frozenset([number])
+
+
+def accept(state: State, seen: Memory) -> None:
+    """Take what was seen for what is there, with values that nobody can say."""
+    for process, regions in seen.items():
+        space = state.spaces[process]
+        pages: dict[int, Page] = {}
+        for region, found in regions.items():
+            for number, page in enumerate(found):
+                _accept(state, process, space, (region, number), page, pages)
+
+
+def _accept(state: State, process: str, space: Space, place: Place, page: Seen, pages: dict[int, Page]) -> None:
+    old = space.ptes.pop(place, None)
+    if page.place in ("none", "error"):
+        kept: Page | None = None
+    elif page.place == "zero":
+        kept = None
+        space.ptes[place] = Pte(None, False)
+    else:
+        kept = old.page if old is not None and old.page is not None else Page(ANYTHING)
+        kept = pages.setdefault(page.frame, kept) if page.frame else kept
+        kept.values = ANYTHING
+        kept.at = frozenset(["ram" if page.place == "exclusive" else page.place])
+        exclusive = next(((device, process) for device, entry in page.entries.items() if entry.exclusive), None)
+        space.ptes[place] = Pte(kept, page.rights == "rw" if page.rights != "none" else None, exclusive)
+    for device, mirror in state.mirrors_of(process):
+        mirror.entries.pop(place, None)
+        entry = page.entries.get(device)
+        if entry is not None:
+            mirror.entries[place] = Entry(kept, entry.write, entry.exclusive)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Steps that are held on their way: what is there meanwhile, and what comes of them when they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dmirror.model import faults
+from dmirror.model.faults import Refused
+from dmirror.model.machine import Allowed, Machine
+from dmirror.model.state import Entry, Page, Place, Pte
+from dmirror.scenario import tree
+
+_UNMAPPED = ("after setup", "after copy", "after pages", "before finalize")
+
+End = Callable[[], Allowed]
+
+
+def begin(machine: Machine, step: tree.Step) -> End:
+    """Carry a step out up to where it is held; what is returned carries it out to its end."""
+    assert step.held is not None
+    whole = replace(step, held=None, block=())
+    match step:
+        case tree.Migrate() if step.held.point in _UNMAPPED:
+            return _migration(machine, step, step.held.point)
+        case tree.Load() | tree.Store() | tree.Add() if step.held.point in _UNMAPPED:
+            return _cpu_fault(machine, step)
+        case tree.DeviceRead() | tree.DeviceWrite():
+            _fault_only(machine, step)
+        case tree.Exclusive() if step.held.point == "when exclusive":
+            # It is held at the first page.
+            first = tree.Pages(step.pages.region, step.pages.first, step.pages.first + 1)
+            allowed = machine.do(tree.Exclusive(step.device, first))
+            if len(machine.places(step.pages)) == 1:
+                return lambda: allowed
+    return lambda: machine.do(whole)
+
+
+def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
+    """migrate_vma_setup() and what follows it, in parts."""
+    key, places = (step.device.name, step.device.process), machine.places(step.pages)
+    state = machine.state
+    space, mirror = state.spaces[key[1]], faults.mirror_of(state, key)
+    if any(place not in space.vmas or space.vmas[place].rights == "none" for place in places):
+        raise Refused("EINVAL")
+    faults.invalidate(state, key[1], places, key[0])
+    holes: list[Place] = []
+    moving: list[tuple[Place, Pte, Page]] = []
+    for place in places:
+        pte = space.ptes.get(place)
+        if step.to == "device" and faults.may_migrate(state, space, place):
+            if pte is None or pte.page is None:
+                holes.append(place)
+                continue
+        elif not (step.to == "system" and pte is not None and pte.page is not None and key[0] in pte.page.at):
+            continue
+        assert pte is not None and pte.page is not None
+        pte.moving = True
+        moving.append((place, pte, pte.page))
+        _unmapped_elsewhere(machine, pte)
+        # The driver takes its own entries of the sources away before it copies.
+        if point == "after setup":
+            faults.loosen(state, key[1], [place])
+        else:
+            mirror.entries.pop(place, None)
+
+    def fill() -> None:
+        for place in holes:
+            pte = space.ptes.get(place)
+            if place in space.vmas and (pte is None or pte.page is None):
+                faults.to_device(state, key, place)
+
+    if point in ("after pages", "before finalize"):
+        fill()
+        for place in holes if point == "after pages" else []:
+            mirror.entries.pop(place, None)
+        holes = []
+        if point == "before finalize" and step.to == "device":
+            for place, pte, page in moving:
+                mirror.entries[place] = Entry(page, pte.write)
+
+    def end() -> Allowed:
+        fill()
+        for place, pte, page in moving:
+            for _, _, other in state.users(page):
+                other.moving = False
+            if space.ptes.get(place) is not pte:
+                continue  # discarded meanwhile
+            if step.to == "device":
+                faults.to_device(state, key, place)
+            else:
+                faults.to_system(state, page, key[1])
+        if step.to == "device":
+            for place in places:
+                there = space.ptes.get(place)
+                if there is not None and there.page is not None and there.page.device == key[0]:
+                    had = mirror.entries.get(place)
+                    mirror.entries[place] = Entry(there.page, there.write, maybe=had is None)
+            return machine.resident(mirror, key, places)
+        return Allowed(pages=None)
+
+    return end
+
+
+def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
+    """Whoever else maps the page has no entry of it meanwhile, and his mirrors were told."""
+    page = pte.page
+    assert page is not None
+    for process, place, other in list(machine.state.users(page)):
+        if other is not pte:
+            other.moving = True
+            faults.invalidate(machine.state, process, [place])
+
+
+def _cpu_fault(machine: Machine, step: tree.Load | tree.Store | tree.Add) -> End:
+    process = machine.process(step.actor)
+    space = machine.state.spaces[process]
+    moving: list[Pte] = []
+    for place in machine.places(step.pages):
+        pte = space.ptes.get(place)
+        if pte is not None and pte.page is not None and pte.page.device:
+            pte.moving = True
+            moving.append(pte)
+            _unmapped_elsewhere(machine, pte)
+            faults.invalidate(machine.state, process, [place], pte.page.device)
+            faults.loosen(machine.state, process, [place])
+            break  # it is held at the first one
+
+    def end() -> Allowed:
+        for pte in moving:
+            if pte.page is not None:
+                for _, _, other in machine.state.users(pte.page):
+                    other.moving = False
+        return machine.do(replace(step, held=None, block=()))
+
+    return end
+
+
+def _fault_only(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> None:
+    """hmm_range_fault() has been there, and nothing is installed yet."""
+    key = (step.device.name, step.device.process)
+    mirror, write = faults.mirror_of(machine.state, key), isinstance(step, tree.DeviceWrite)
+    missing = False
+    for place in machine.places(step.pages):
+        entry = mirror.entries.get(place)
+        missing |= entry is None or (write and entry.write is not True)
+        if not missing:
+            continue
+        try:
+            faults.device_fault(machine.state, key, place, write=write)
+        except Refused:
+            return
+        del mirror.entries[place]
+        if entry is not None and entry.page is machine.state.spaces[key[1]].ptes[place].page:
+            mirror.entries[place] = entry

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Judges what came of a scenario: what its file expects, and at every step what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dmirror.model import compare, faults, held, races
+from dmirror.model.machine import Allowed, Machine
+from dmirror.model.rules import Rules
+from dmirror.scenario import expectations, tree
+from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
+from dmirror.scenario.seen import Memory, Raw, decode
+
+NAMES = {number: name for name, number in tree.DEVICES.items()}
+_WORLDS = 16  # states that are followed after a race
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What was wrong with an item: `by` "file" for what the scenario expects, "model", or "kernel" for a hang."""
+
+    item: tree.Item | None
+    by: str
+    text: str
+
+
+def judge(scenario: tree.Scenario, record: Record) -> list[Problem]:
+    """Everything that is wrong; of what the model says only the first, since the rest would follow from it."""
+    return _Judge(scenario, record).run()
+
+
+class _Judge:
+    def __init__(self, scenario: tree.Scenario, record: Record) -> None:
+        self._record = record
+        self._items = scenario.items
+        self._worlds = [Machine(scenario, Rules.of(record.release))]
+        self._problems: list[Problem] = []
+        self._agrees = True
+
+    def run(self) -> list[Problem]:
+        start = self._decode(self._record.start)
+        self._model(None, lambda machine: compare.memory(machine.state, start))
+        seen: list[Memory] = [start]
+        for item, entry in zip(self._items, self._record.entries, strict=False):
+            self._item(item, entry, seen)
+        if self._record.broken:
+            done = len(self._record.entries)
+            item = self._items[done] if done < len(self._items) else None
+            self._problems.append(Problem(item, "kernel", self._record.broken))
+        return self._problems
+
+    def _decode(self, raw: Raw) -> Memory:
+        return decode(raw, NAMES)
+
+    def _model(self, item: tree.Item | None, ask: Callable[[Machine], Sequence[str]]) -> None:
+        """Ask every state that is still possible; those that disagree are not."""
+        if not self._agrees:
+            return
+        answers = [(machine, list(ask(machine))) for machine in self._worlds]
+        agreeing = [machine for machine, wrong in answers if not wrong]
+        if agreeing:
+            self._worlds = agreeing[:_WORLDS]
+            return
+        self._agrees = False
+        self._problems.extend(Problem(item, "model", text) for text in answers[0][1][:4])
+
+    def _file(self, item: tree.Item, texts: Sequence[str]) -> None:
+        self._problems.extend(Problem(item, "file", text) for text in texts)
+
+    # Items
+
+    def _item(self, item: tree.Item, entry: Entry, seen: list[Memory]) -> None:
+        if isinstance(item, tree.Step) and isinstance(entry, Done):
+            self._step(item, entry, seen)
+        elif isinstance(item, tree.Par) and isinstance(entry, Rounds):
+            self._par(item, entry, seen)
+        elif isinstance(item, tree.Expect):
+            looked = entry if isinstance(entry, Looked) else Looked()
+            self._file(item, expectations.wrong(item, seen, looked, self._record.addresses))
+
+    def _step(self, step: tree.Step, done: Done, seen: list[Memory]) -> None:
+        self._file(step, expectations.wrong_outcome(step, done.outcome))
+        if step.held is not None:
+            self._held(step, done, seen)
+        else:
+            self._model(step, lambda machine: self._ended(machine, step, machine.do(step), done.outcome))
+        self._look(step, done.seen, seen)
+
+    def _look(self, item: tree.Item, raw: Raw | None, seen: list[Memory]) -> None:
+        if raw is None:
+            return
+        memory = self._decode(raw)
+        seen[:] = [memory]
+        self._model(item, lambda machine: compare.memory(machine.state, memory))
+
+    @staticmethod
+    def _ended(machine: Machine, step: tree.Step, allowed: Allowed, outcome: Outcome) -> list[str]:
+        wrong = list(compare.outcome(allowed, outcome))
+        if isinstance(step, tree.Load | tree.DeviceRead) and not wrong:
+            process = machine.state.owner.get(
+                step.actor.name if isinstance(step, tree.Load) else step.device.process, ""
+            )
+            for place, number in zip(machine.places(step.pages), outcome.values, strict=False):
+                compare.narrow(machine.state, process, place, number)
+        return wrong
+
+    def _held(self, step: tree.Step, done: Done, seen: list[Memory]) -> None:
+        ends: dict[int, held.End] = {}
+
+        def begin(machine: Machine) -> list[str]:
+            try:
+                ends[id(machine)] = held.begin(machine, step)
+            except faults.Refused as refused:
+                return [f"it was held; the model says that it ends with {refused}"]
+            return []
+
+        self._model(step, begin)
+        self._look(step, done.held, seen)
+        later: list[tuple[tree.Step, Done]] = []
+        for item, entry in zip(step.block, done.block, strict=False):
+            if isinstance(item, tree.Step) and item.waits and isinstance(entry, Done):
+                later.append((item, entry))
+            else:
+                self._item(item, entry, seen)
+        self._model(step, lambda machine: self._ended(machine, step, ends[id(machine)](), done.outcome))
+        for waiter, entry in later:
+            self._wait(waiter, entry)
+
+    def _wait(self, step: tree.Step, done: Done) -> None:
+        self._file(step, expectations.wrong_outcome(step, done.outcome))
+        if not done.outcome.slept:
+            self._file(step, ["it did not wait for the end of the hold"])
+        self._model(step, lambda machine: self._ended(machine, step, machine.do(step), done.outcome))
+
+    # Columns
+
+    def _par(self, par: tree.Par, rounds: Rounds, seen: list[Memory]) -> None:
+        after: list[Memory] = []
+        for columns, raw in zip(rounds.columns, rounds.seen, strict=True):
+            memory = self._decode(raw)
+            after.append(memory)
+            self._race(par, columns, memory)
+        for column, steps in enumerate(par.columns):
+            for index, step in enumerate(steps):
+                assert isinstance(step, tree.Step)
+                if step.outcome is not None:
+                    for columns in rounds.columns:
+                        self._file(step, expectations.wrong_outcome(step, columns[column][index].outcome))
+        seen[:] = after or seen
+
+    def _race(self, par: tree.Par, columns: tuple[tuple[Done, ...], ...], memory: Memory) -> None:
+        if not self._agrees:
+            return
+        agreeing: list[Machine] = []
+        wrong: list[str] = []
+        for machine in self._worlds:
+            split = races.parts(machine, par)
+            if races.count(split) > races.ORDERS:
+                self._follow(machine, par, memory)
+                agreeing.append(machine)
+                continue
+            for order in races.orders(split):
+                twin = machine.twin()
+                ends = races.run(twin, order)
+                differs = [
+                    text
+                    for (column, index), allowed in ends.items()
+                    for text in compare.outcome(allowed, columns[column][index].outcome)
+                ]
+                differs += compare.memory(twin.state, memory) if not differs else []
+                if not differs:
+                    agreeing.append(twin)
+                    if len(agreeing) >= _WORLDS:
+                        break
+                wrong = wrong or differs
+        if agreeing:
+            self._worlds = agreeing[:_WORLDS]
+        else:
+            self._agrees = False
+            text = "no order of the columns explains what came out; of one of them: " + "; ".join(wrong[:3])
+            self._problems.append(Problem(par, "model", text))
+
+    @staticmethod
+    def _follow(machine: Machine, par: tree.Par, memory: Memory) -> None:
+        """Too many orders to try: any one is carried out, and where it goes wrong what is there is taken as it is."""
+        races.run(machine, [part for column in races.parts(machine, par) for part in column])
+        compare.accept(machine.state, memory)

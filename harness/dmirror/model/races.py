@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Columns that run at once: every order in which they may take effect, page by page, as long as there are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import factorial, prod
+
+from dmirror.model.machine import Allowed, Machine
+from dmirror.scenario import tree
+
+ORDERS = 500
+"""More of them are not tried: then only what holds in every order is asked for."""
+
+Part = tuple[int, int, tree.Step]
+"""Column, number of the step in it, and what is done of it at once."""
+
+
+def parts(machine: Machine, par: tree.Par) -> list[list[Part]]:
+    """The columns in parts that take effect at once: an access is one for each page."""
+    columns: list[list[Part]] = []
+    for number, column in enumerate(par.columns):
+        here: list[Part] = []
+        for index, item in enumerate(column):
+            assert isinstance(item, tree.Step)
+            if isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
+                here.extend((number, index, single) for single in _singles(machine, item))
+            else:
+                here.append((number, index, item))
+        columns.append(here)
+    return columns
+
+
+def _singles(
+    machine: Machine, step: tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite
+) -> Iterator[tree.Step]:
+    places = machine.places(step.pages)
+    for offset, (region, number) in enumerate(places):
+        pages = tree.Pages(region, number, number + 1)
+        if isinstance(step, tree.Store | tree.DeviceWrite):
+            yield replace(step, pages=pages, value=tree.Value((step.value.of(len(places))[offset],)))
+        else:
+            yield replace(step, pages=pages)
+
+
+def count(columns: Sequence[Sequence[Part]]) -> int:
+    """How many orders there are."""
+    lengths = [len(column) for column in columns]
+    return factorial(sum(lengths)) // prod(map(factorial, lengths))
+
+
+def orders(columns: Sequence[Sequence[Part]]) -> Iterator[list[Part]]:
+    """Each order that keeps that of every column."""
+    if not any(columns):
+        yield []
+        return
+    for number, column in enumerate(columns):
+        if column:
+            rest = [*columns[:number], column[1:], *columns[number + 1 :]]
+            for order in orders(rest):
+                yield [column[0], *order]
+
+
+def run(machine: Machine, order: Sequence[Part]) -> dict[tuple[int, int], Allowed]:
+    """Carry one order out; how each step may have ended, by column and number."""
+    machine.state.racing = True
+    ends: dict[tuple[int, int], Allowed] = {}
+    for column, index, step in order:
+        key = (column, index)
+        before = ends.get(key)
+        if before is not None and "" not in before.failed:
+            continue  # it failed at an earlier page
+        ends[key] = _together(before, machine.do(step), step)
+    machine.state.racing = False
+    return ends
+
+
+def _together(before: Allowed | None, now: Allowed, step: tree.Step) -> Allowed:
+    failed = now.failed
+    if isinstance(step, tree.Migrate | tree.Exclusive | tree.DeviceRead | tree.DeviceWrite | tree.Evict):
+        # Who is in the way may keep a page where it is, or take it away again.
+        failed |= {"", "ENOENT", "EBUSY"}
+    values = now.values
+    if before is not None:
+        values = (*(before.values or ()), *(now.values or ())) if now.values is not None else before.values
+    return Allowed(failed, values, None)
