@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dmirror.model import compare, faults, held, races
@@ -47,8 +47,8 @@ class _Judge:
             self._item(item, entry, seen)
         if self._record.broken:
             done = len(self._record.entries)
-            item = self._items[done] if done < len(self._items) else None
-            self._problems.append(Problem(item, "kernel", self._record.broken))
+            last = self._items[done] if done < len(self._items) else None
+            self._problems.append(Problem(last, "kernel", self._record.broken))
         return self._problems
 
     def _decode(self, raw: Raw) -> Memory:
@@ -66,7 +66,7 @@ class _Judge:
         self._agrees = False
         self._problems.extend(Problem(item, "model", text) for text in answers[0][1][:4])
 
-    def _file(self, item: tree.Item, texts: Sequence[str]) -> None:
+    def _file(self, item: tree.Item, texts: Iterable[str]) -> None:
         self._problems.extend(Problem(item, "file", text) for text in texts)
 
     # Items

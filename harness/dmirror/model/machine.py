@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dmirror.model import faults
@@ -16,9 +16,18 @@ HUGE = faults.HUGE
 _ANY = frozenset(["EAGAIN", "EBUSY", "EFAULT", "EINVAL", "ENOMEM", "ENOENT"])
 
 # Advice that changes nothing that can be seen here.
-_QUIET = frozenset(
-    "normal random sequential willneed mergeable unmergeable hugepage nohugepage dontdump dodump cold".split()
+_QUIET = (
+    "normal",
+    "random",
+    "sequential",
+    "willneed",
+    "mergeable",
+    "unmergeable",
+    "hugepage",
+    "nohugepage",
+    "dontdump",
 )
+_QUIET += ("dodump", "cold")
 
 
 @dataclass(frozen=True)
@@ -66,23 +75,13 @@ class Machine:
         stop = self.pages_of(pages.region) if pages.stop is None else pages.stop
         return [(pages.region, number) for number in range(pages.first, stop)]
 
-    def mentioned(self) -> list[tuple[str, str]]:
-        """The mirrors that the scenario speaks of."""
-        found = set()
-        for item in tree.walk(self.scenario.items):
-            held = item.held.by if isinstance(item, tree.Step) and item.held else None
-            for device in (held, getattr(item, "device", None)):
-                if isinstance(device, tree.Device):
-                    found.add((device.name, device.process))
-        return sorted(found)
-
     def _begin(self) -> None:
         self.state.spaces[tree.MAIN] = Space()
         self.state.owner[tree.MAIN] = tree.MAIN
         for region in self.scenario.regions:
             self._map(tree.MAIN, self.places(tree.Pages(region.name)), region, "read-write")
             self._fill(region)
-        for device, process in self.mentioned():
+        for device, process in tree.mirrors(self.scenario):
             if process == tree.MAIN:
                 self.state.mirrors[(device, process)] = Mirror()
         for child in dict.fromkeys(region.shared_with for region in self.scenario.regions if region.shared_with):
@@ -271,7 +270,7 @@ class Machine:
                 return self._collapse(step)
             case _ if step.advice in _QUIET:
                 pass
-        return Allowed(frozenset(["", "EINVAL"]) if step.advice in _QUIET else frozenset([""]))
+        return Allowed(frozenset(["", "EINVAL"] if step.advice in _QUIET else [""]))
 
     def _discard(self, process: str, places: list[Place], advice: str) -> Allowed:
         space = self.state.spaces[process]
@@ -415,9 +414,8 @@ class Machine:
             if vma.anon is not False and vma.private:
                 # Announced per mapping, whatever is in it.
                 (faults.loosen if vma.anon is None else faults.invalidate)(state, parent, [place])
-        for place, pinned in space.pins.items():
-            twin.pins[place] = []
-            del pinned
+        for device in tree.opened_at_fork(self.scenario, child):
+            state.mirrors[(device, child)] = Mirror()
 
     def _copy_entry(self, parent: str, place: Place, pte: Pte, twin: Space, vma: Vma) -> None:
         if pte.exclusive is not None:
@@ -663,10 +661,3 @@ _CALLS: dict[str, Callable[[Machine, tree.Call], Allowed]] = {
     "splits": Machine._split,
     "moves to node": Machine._to_node,
 }
-
-
-def steps(items: tuple[tree.Item, ...]) -> Iterator[tree.Step]:
-    """The steps alone, in the order of the file."""
-    for item in tree.walk(items):
-        if isinstance(item, tree.Step):
-            yield item

@@ -9,7 +9,7 @@ from dmirror.scenario import tree
 from dmirror.scenario.record import Event, Looked, Outcome
 from dmirror.scenario.seen import Memory, Page
 
-_PAGE = 4096  # bytes
+_PAGE, _SLOT = 4096, 1 << 30  # bytes of a page, and from one region to the next
 
 _HOLDS: dict[str | None, Callable[[Sequence[bool]], bool]] = {
     None: all,
@@ -113,8 +113,9 @@ def _is(item: tree.Saw, event: Event, addresses: dict[str, int]) -> bool:
         return False
     if item.over is None:
         return True
-    first = addresses[item.over.region] + item.over.first * _PAGE
-    last = first + _PAGE if item.over.stop is None else addresses[item.over.region] + item.over.stop * _PAGE
+    base = addresses[item.over.region]
+    first = base + item.over.first * _PAGE
+    last = base + (_SLOT if item.over.stop is None else item.over.stop * _PAGE)
     return start < last and end > first
 
 

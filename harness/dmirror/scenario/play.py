@@ -21,7 +21,6 @@ from dmirror.process import PATIENCE
 from dmirror.scenario import tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply, errno_name
 from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
-from dmirror.scenario.seen import Mirrored
 from dmirror.scenario.world import SYSTEM_CALLS, Unsupported, World
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
@@ -85,7 +84,7 @@ class _Play:
 
     def run(self) -> Record:
         world = self._world
-        mentioned = _mentioned(self._scenario)
+        mentioned = tree.mirrors(self._scenario)
         missing = [name for name, _ in mentioned if tree.DEVICES[name] not in devices()]
         if missing:
             raise Unsupported(f"no hmm_dmirror{tree.DEVICES[missing[0]]}: the driver was given no coherent memory")
@@ -220,14 +219,8 @@ class _Play:
 
     def _fork(self, parent: str, child: str) -> None:
         self._world.fork(parent, child)
-        opened = {
-            item.device.name
-            for item in tree.walk(self._scenario.items)
-            if isinstance(item, tree.Turn) and item.how == "opens" and item.device.process == child
-        }
-        for device, process in _mentioned(self._scenario):
-            if process == child and device not in opened:
-                self._world.open(tree.Device(device, child))
+        for device in tree.opened_at_fork(self._scenario, child):
+            self._world.open(tree.Device(device, child))
 
     def _leave(self, step: tree.Leave) -> None:
         world, name = self._world, step.actor.name
@@ -343,17 +336,6 @@ class _Begun:
 
     finish: Callable[[], Outcome]
     asleep: Callable[[], bool]
-
-
-def _mentioned(scenario: tree.Scenario) -> list[Mirrored]:
-    """The mirrors that a scenario speaks of, in the order of the devices."""
-    found = set()
-    for item in tree.walk(scenario.items):
-        held = item.held.by if isinstance(item, tree.Step) and item.held else None
-        for device in (held, getattr(item, "device", None)):
-            if isinstance(device, tree.Device):
-                found.add((device.name, device.process))
-    return sorted(found)
 
 
 def _plain(step: tree.Step) -> bool:

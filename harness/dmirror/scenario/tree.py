@@ -448,3 +448,24 @@ def walk(items: tuple[Item, ...]) -> Iterator[Item]:
         elif isinstance(item, Par):
             for column in item.columns:
                 yield from walk(column)
+
+
+def mirrors(scenario: Scenario) -> list[tuple[str, str]]:
+    """The mirrors that a scenario speaks of, by device and process, in the order of the devices."""
+    found = set()
+    for item in walk(scenario.items):
+        held = item.held.by if isinstance(item, Step) and item.held else None
+        for device in (held, getattr(item, "device", None)):
+            if isinstance(device, Device):
+                found.add((device.name, device.process))
+    return sorted(found)
+
+
+def opened_at_fork(scenario: Scenario, child: str) -> list[str]:
+    """The devices that mirror a child from its fork on: all that mirror it ever, but for those that a step opens."""
+    later = {
+        item.device.name
+        for item in walk(scenario.items)
+        if isinstance(item, Turn) and item.how == "opens" and item.device.process == child
+    }
+    return [device for device, process in mirrors(scenario) if process == child and device not in later]
