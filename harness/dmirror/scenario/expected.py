@@ -8,7 +8,7 @@ from typing import Any
 
 from dmirror.scenario import words
 from dmirror.scenario.faults import Fault, listed, nearest
-from dmirror.scenario.lexer import KEYWORDS, SIGNS, Tokens
+from dmirror.scenario.lexer import KEYWORDS, SIGNS, Tokens, tokens
 from dmirror.scenario.text import format_subject, subject
 from dmirror.scenario.tree import DEVICES, MAIN, At
 
@@ -45,6 +45,7 @@ _VOCABULARY: dict[str, Iterable[str]] = {
 }
 # Never asked for: they stand for something else than text.
 _HIDDEN = {"START", "BAD", "NOTHING", "error", "INDENT", "DEDENT", "$end"}
+_ORDER = (*tokens, "error", "$end")
 _OPENS = 'a scenario begins with its title: scenario "what it shows"'
 
 
@@ -59,6 +60,11 @@ class Expected:
     def p_error(self, token: Any) -> None:
         """Say so, unless that only follows from what was said; yacc then goes on behind the end of the line."""
         expected = self._expected()
+        first = self.given.all[1:2]
+        if first and first[0].type != "SCENARIO" and (token is None or token.lineno == first[0].lineno):
+            at = At(first[0].lineno, first[0].lexpos, first[0].endlexpos - first[0].lexpos)
+            self.faults.append(Fault.at(at, _OPENS, nearest(self._word(first[0]), ["scenario"])))
+            return
         if token is None or token.type in ("DEDENT", "INDENT"):
             self._ended(token, expected)
             return
@@ -80,7 +86,7 @@ class Expected:
     def _expected(self) -> dict[str, set[str]]:
         """The tokens that can come, and for each by which rules it would be taken in."""
         found = {}
-        for token in self.parser.action[self.parser.statestack[-1]]:
+        for token in sorted(self.parser.action[self.parser.statestack[-1]], key=_ORDER.index):
             if token not in _HIDDEN and (state := self._reached(token)) is not None:
                 taken = [act for act in self.parser.action[state].values() if act < 0]
                 found[token] = {self.parser.productions[-act].name for act in taken}
@@ -152,8 +158,6 @@ class Expected:
         return True
 
     def _message(self, token: Any, expected: dict[str, set[str]]) -> str:
-        if "SCENARIO" in expected:
-            return _OPENS
         word = self._word(token)
         if "NAME" in expected and {"new", "place", "actor"} & expected["NAME"] and word in KEYWORDS:
             could = self._spelled(expected)

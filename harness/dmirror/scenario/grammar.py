@@ -15,7 +15,7 @@ from typing import Any
 from dmirror.scenario import tree, words
 from dmirror.scenario.expected import Expected
 from dmirror.scenario.faults import Fault, nearest
-from dmirror.scenario.lexer import Tokens, tokens
+from dmirror.scenario.lexer import Hexadecimal, Tokens, tokens
 from dmirror.scenario.text import format_subject, subject
 from dmirror.scenario.tree import At
 
@@ -268,7 +268,9 @@ class Grammar(Expected):
     def p_value(self, p: Any) -> None:
         """value : numbers
         | NUMBERED FROM NUMBER"""
-        p[0] = tree.Value(tuple(p[1]), at=self._at(p)) if len(p) == 2 else tree.Value((p[3],), True, at=self._at(p))
+        numbers = p[1] if len(p) == 2 else [p[3]]
+        hexadecimal = any(isinstance(number, Hexadecimal) for number in numbers)
+        p[0] = tree.Value(tuple(map(int, numbers)), len(p) > 2, hexadecimal, at=self._at(p))
 
     def p_numbers(self, p: Any) -> None:
         """numbers : NUMBER

@@ -10,7 +10,7 @@ from typing import Any
 
 from ply import lex  # type: ignore[import-untyped]
 
-from dmirror.scenario.faults import nearest
+from dmirror.scenario.faults import Fault, Faults, nearest
 from dmirror.scenario.tree import DEVICES, MAIN, At, Comment
 
 DEPTH = 20
@@ -76,6 +76,10 @@ class Bad:
     suggestion: str = ""
 
 
+class Hexadecimal(int):
+    """A number that is written so."""
+
+
 def _bad(t: Any, message: str, suggestion: str = "") -> Any:
     t.type, t.value = "BAD", Bad(message, suggestion)
     return t
@@ -125,11 +129,15 @@ def t_NUMBER(t: Any) -> Any:
         return _bad(t, "this is neither a number nor a kernel's series such as 6.12")
     elif not re.fullmatch(PATTERNS["NUMBER"], text.lower()):
         return _bad(t, "this is no number: 12, or 0xab")
-    elif len(text) > 20 or int(text, 0 if text[:2] in ("0x", "0X") else 10) > _LARGEST:
+    elif len(text) > 20 or (number := _number(text.lower())) > _LARGEST:
         return _bad(t, "a number has 64 bits at most")
     else:
-        t.value = int(text, 0 if text[:2] in ("0x", "0X") else 10)
+        t.value = number
     return t
+
+
+def _number(text: str) -> int:
+    return Hexadecimal(text, 16) if text.startswith("0x") else int(text)
 
 
 def t_WORD(t: Any) -> Any:
@@ -205,6 +213,7 @@ class Tokens:
     A line that is indented deeper opens a block where the line before can have one: that is held, a par or a column.
     Otherwise, and where the block is missing, the fault is in `misplaced`, by the line that it hangs on, and the lines
     count as if they were not indented: `after_broken` is then true of their tokens, and of those of the line after.
+    Raises Faults where blocks go too deep.
     """
 
     text: str
@@ -246,14 +255,14 @@ class Tokens:
         """Go to that indentation. Whether the lines before it hang on a broken one."""
         here = At(first.lineno, first.lexpos, first.endlexpos - first.lexpos)
         if width > levels[-1][0]:
-            deep = sum(real for _, real in levels) > DEPTH
-            real = opener is not None and not deep
+            real = opener is not None
+            if real and sum(block for _, block in levels) > DEPTH:
+                raise Faults([Fault.at(here, f"blocks stand in blocks {DEPTH} deep at most")])
             if real:
                 self.all.append(_made("INDENT", first.lineno, first.lexpos))
             elif all(block for _, block in levels):
-                what = f"blocks stand in blocks {DEPTH} deep at most" if deep else "indented, but no block begins here"
-                more = "" if deep else ": the line before is neither held, nor a par, nor a column"
-                self.misplaced.append((last, here, Bad(what + more)))
+                what = "indented, but no block begins here: the line before is neither held, nor a par, nor a column"
+                self.misplaced.append((last, here, Bad(what)))
             levels.append((width, real))
             return False
         if opener is not None:
@@ -263,14 +272,15 @@ class Tokens:
                 self.all.append(_made(kind, opener.lineno, opener.endlexpos))
         left_broken = False
         while width < levels[-1][0]:
+            if width > levels[-2][0]:
+                known = " or ".join(str(level) for level, _ in levels)
+                said = Bad(f"indented by {width} spaces: the lines that this could stand under are by {known}")
+                self.misplaced.append((0, here, said))
+                break
             _, real = levels.pop()
             left_broken = not real
             if real:
                 self.all.append(_made("DEDENT", first.lineno, first.lexpos))
-        if width > levels[-1][0]:
-            known = " or ".join(str(level) for level, _ in levels)
-            said = Bad(f"indented by {width} spaces: the lines that this could stand under are by {known}")
-            self.misplaced.append((0, here, said))
         return left_broken
 
     def token(self) -> Any:

@@ -155,7 +155,8 @@ def _region(region: tree.Region) -> str:
 
 
 def _value(value: tree.Value) -> str:
-    return f"numbered from {value.numbers[0]}" if value.numbered else ", ".join(map(str, value.numbers))
+    numbers = ", ".join(map(hex if value.hexadecimal else str, value.numbers))
+    return f"numbered from {numbers}" if value.numbered else numbers
 
 
 def _device(device: tree.Device) -> str:

@@ -67,10 +67,14 @@ class Need(Node):
 
 @dataclass(frozen=True, slots=True)
 class Value(Node):
-    """The first word of each page: one number for all, or one each; `numbered`: the first, and one more each."""
+    """The first word of each page: one number for all, or one each; `numbered`: the first, and one more each.
+
+    `hexadecimal`: they are written so.
+    """
 
     numbers: tuple[int, ...]
     numbered: bool = False
+    hexadecimal: bool = field(default=False, compare=False, repr=False)
 
     def of(self, npages: int) -> tuple[int, ...]:
         """For each of so many pages. ValueError where as many numbers as pages are wanted and there are not."""
