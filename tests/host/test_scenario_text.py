@@ -237,7 +237,7 @@ def test_comments_stand_with_what_they_are_about():
     ("written", "formatted"),
     [
         ("A  fails system allocation 3", "A fails its system allocation 3"),
-        ("CPU reads buf[0:1]==0xab", "CPU reads buf[0] == 171"),
+        ("CPU reads buf[0:1]==0XAB", "CPU reads buf[0] == 0xab"),
         ("expect where buf == A A A ram", "expect where buf == A x3 ram"),
         ("expect where buf == ram x1 none x2", "expect where buf == ram none none"),
         ("expect 1 pages charged", "expect 1 page charged"),

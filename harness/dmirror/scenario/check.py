@@ -36,20 +36,21 @@ def load(path: Path) -> tree.Scenario:
 
 def loaded(data: bytes, name: str) -> tree.Scenario:
     """The same, of what is read already."""
-    scenario = parse(decoded(data), name)
+    scenario = parse(decoded(data, name), name)
     if faults := check(scenario):
-        raise Faults(faults)
+        raise Faults(faults, name)
     return scenario
 
 
-def decoded(data: bytes) -> str:
+def decoded(data: bytes, name: str) -> str:
     """A file as text. Raises Faults where it is none."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         before = data[: error.start].decode(errors="replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise Faults([Fault(line, column, 1, f"this is not UTF-8: byte {data[error.start]:#04x}")]) from error
+        fault = Fault(line, column, 1, f"this is not UTF-8: byte {data[error.start]:#04x}")
+        raise Faults([fault], name) from error
 
 
 def check(scenario: tree.Scenario) -> tuple[Fault, ...]:

@@ -19,7 +19,7 @@ def fmt(files: Iterable[Path], *, check_only: bool) -> int:
     for file in files:
         before = _read(file)
         try:
-            after = text.format(parser.parse(check.decoded(before), str(file)))
+            after = text.format(parser.parse(check.decoded(before, str(file)), str(file)))
         except Faults as faults:
             _print(faults.render(before.decode(errors="replace"), str(file)))
             status = 1

@@ -26,11 +26,11 @@ class Fault:
 
 
 class Faults(Exception):
-    """The text is no scenario: all that is wrong with it, by line."""
+    """The text is no scenario: all that is wrong with it, by line. `name` is that of its file."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Fault], name: str = "<scenario>") -> None:
         self.faults = tuple(sorted(faults))
-        super().__init__("; ".join(f"line {fault.line}: {fault.message}" for fault in self.faults))
+        super().__init__("\n".join(f"{name}:{fault.line}:{fault.column}: {fault.message}" for fault in self.faults))
 
     def render(self, text: str, name: str) -> str:
         """For each its place, its line, a caret under it, and the word that may be meant."""

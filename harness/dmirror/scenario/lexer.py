@@ -217,6 +217,7 @@ class Tokens:
     """
 
     text: str
+    name: str
     comments: list[Comment] = field(default_factory=list)
     misplaced: list[tuple[int, At, Bad]] = field(default_factory=list)
     all: list[Any] = field(default_factory=list)
@@ -257,7 +258,7 @@ class Tokens:
         if width > levels[-1][0]:
             real = opener is not None
             if real and sum(block for _, block in levels) > DEPTH:
-                raise Faults([Fault.at(here, f"blocks stand in blocks {DEPTH} deep at most")])
+                raise Faults([Fault.at(here, f"blocks stand in blocks {DEPTH} deep at most")], self.name)
             if real:
                 self.all.append(_made("INDENT", first.lineno, first.lexpos))
             elif all(block for _, block in levels):

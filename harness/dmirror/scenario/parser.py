@@ -3,18 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import os
-import pickle
-from pathlib import Path
-from typing import Any
 
-import ply  # type: ignore[import-untyped]
-from ply import yacc
+from ply import yacc  # type: ignore[import-untyped]
 
-from dmirror.paths import cache
 from dmirror.scenario import tree
 from dmirror.scenario.faults import Fault, Faults
 from dmirror.scenario.grammar import Grammar
@@ -27,14 +19,14 @@ def parse(text: str, name: str = "<scenario>") -> tree.Scenario:
 
     Takes one text at a time.
     """
-    given = Tokens(text)
+    given = Tokens(text, name)
     grammar = _grammar()
     grammar.begin(given)
     scenario = grammar.parser.parse(lexer=given, tracking=True)
     faults = _first_of_lines([*grammar.faults, *_misplaced(given.misplaced, {fault.line for fault in grammar.faults})])
     if faults:
-        raise Faults(faults)
-    assert isinstance(scenario, tree.Scenario), name
+        raise Faults(faults, name)
+    assert isinstance(scenario, tree.Scenario)
     return scenario
 
 
@@ -52,24 +44,7 @@ def _first_of_lines(faults: list[Fault]) -> list[Fault]:
 
 @functools.cache
 def _grammar() -> Grammar:
-    """With its tables. To make them takes a second, and many under emulation: they are kept in the cache."""
+    """With its tables: to make them takes less than the imports do, so that they are not kept anywhere."""
     grammar = Grammar()
-    source = b"".join(Path(__file__).with_name(f"{part}.py").read_bytes() for part in ("grammar", "lexer"))
-    digest = hashlib.sha256(source + ply.__version__.encode()).hexdigest()[:16]
-    kept = cache() / "scenario" / f"grammar-{digest}.pickle"
-    try:
-        grammar.parser = _built(grammar, kept) if kept.exists() else None
-    except (EOFError, ValueError, pickle.UnpicklingError):  # it was cut off
-        grammar.parser = None
-    if grammar.parser is None:
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # a guest's root is read-only
-            kept.parent.mkdir(parents=True, exist_ok=True)
-        grammar.parser = _built(grammar, fresh)
-        if fresh.exists():
-            fresh.replace(kept)
+    grammar.parser = yacc.yacc(module=grammar, debug=False, write_tables=False, errorlog=yacc.NullLogger())
     return grammar
-
-
-def _built(grammar: Grammar, kept: Path) -> Any:
-    return yacc.yacc(module=grammar, debug=False, picklefile=str(kept), errorlog=yacc.NullLogger())
