@@ -18,7 +18,7 @@ from pathlib import Path
 from dmirror import contracts, figures, mails, matrix, results, series, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, prepare, refresh
-from dmirror.paths import ROOT
+from dmirror.paths import GUEST_TESTS, ROOT
 from dmirror.report import table
 from dmirror.report.html import html
 from dmirror.report.junit import junit
@@ -171,9 +171,9 @@ def _wait_for(command: list[str]) -> int:
 
 def _chosen(args: argparse.Namespace) -> list[str]:
     """The device tests of the expression, by file and function: what is repeated is multiplied before it is chosen."""
-    command = [sys.executable, "-m", "pytest", "tests/device", "--collect-only", "-q", "-k", args.expression or ""]
+    command = [sys.executable, "-m", "pytest", *GUEST_TESTS, "--collect-only", "-q", "-k", args.expression or ""]
     listed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout.splitlines()
-    return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or ["tests/device"]
+    return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or [*GUEST_TESTS]
 
 
 def _guest_options(args: argparse.Namespace) -> list[str]:
@@ -198,7 +198,7 @@ def _test(args: argparse.Namespace) -> int:
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     given = {"torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
-    tests = ["tests/device"]
+    tests = [*GUEST_TESTS]
     if args.random is not None:
         options += ["--random-order-bucket=global", f"--random-order-seed={args.random}"]
     if args.times is not None:

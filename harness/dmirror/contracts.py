@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 
 from dmirror.errors import CannotRun
-from dmirror.paths import ROOT
+from dmirror.paths import GUEST_TESTS, ROOT
 from dmirror.results import DEFECT, FAILED, PASSED, Results, Verdict
 
 CATALOGUE = ROOT / "tests" / "contracts.toml"
@@ -70,15 +70,15 @@ def catalogue() -> list[Section]:
 
 def collected() -> dict[str, list[str]]:
     """The tests of each id, by file and function. Raises CannotRun where they cannot be collected."""
-    command = [sys.executable, "-m", "pytest", "tests/device", "--collect-only", "-qq", "--dmirror-list-contracts"]
+    command = [sys.executable, "-m", "pytest", *GUEST_TESTS, "--collect-only", "-qq", "--dmirror-list-contracts"]
     listed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if listed.returncode:
-        raise CannotRun("the device tests cannot be collected", f"try {' '.join(command[1:5])}:\n{listed.stdout}")
+        raise CannotRun("the device tests cannot be collected", f"try {' '.join(command[1:6])}:\n{listed.stdout}")
     tests: dict[str, list[str]] = {}
     for line in listed.stdout.splitlines():
         if line.startswith("contract "):
             _, name, nodeid = line.split(" ", 2)
-            function = nodeid.partition("[")[0].removeprefix("tests/device/")
+            function = nodeid.partition("[")[0].removeprefix("tests/")
             if function not in tests.setdefault(name, []):
                 tests[name].append(function)
     return tests

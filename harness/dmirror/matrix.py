@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from dmirror.cells import BUILDING, BUILT, CANNOT, CUT_OFF, DONE, SUMS, TESTING, WAITING, Cell, Row, failures, table
 from dmirror.errors import CannotRun
 from dmirror.kernel import catalogue, config, flavours
-from dmirror.paths import cache
+from dmirror.paths import GUEST_TESTS, cache
 from dmirror.results import FAILED
 from dmirror.sessions import Sessions
 from dmirror.trial import NO_TESTS
@@ -124,7 +124,7 @@ def commands(wanted: Plan) -> Commands:
             "run": row.folder,
         }
         words = [f"--dmirror-{name}={value}" for name, value in options.items()]
-        return [*pytest, "tests/device", *words, *selection, *wanted.pytest]
+        return [*pytest, *GUEST_TESTS, *words, *selection, *wanted.pytest]
 
     return Commands([*pytest, "tests/host", *selection, *wanted.pytest], build, test)
 

@@ -10,6 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KMOD = ROOT / "kmod"
 QEMU = ROOT / "qemu"
 
+GUEST_TESTS = ("tests/device", "tests/scenarios")
+"""What runs where the driver is loaded, below ROOT."""
+
 
 def cache() -> Path:
     """The cache folder: $DMIRROR_CACHE, or the user's cache folder of the platform. Not created here."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from dmirror import journal
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import make, progress
-from dmirror.paths import ROOT
+from dmirror.paths import GUEST_TESTS, ROOT
 from dmirror.results import FAILED, Verdict
 
 LOG = "pytest.log"
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = [f"--dmirror-run={folder}", "-p", "no:cacheprovider"]
-    command = [*make.bound_to_us(), sys.executable, "-m", "pytest", "tests/device", *options, *arguments]
+    command = [*make.bound_to_us(), sys.executable, "-m", "pytest", *GUEST_TESTS, *options, *arguments]
     if not title:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     with (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dmirror.plugin.markers import built_with, release_matches
+from dmirror.running import built_with, release_matches
 from dmirror.vm.spec import GuestSpec
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from dmirror.events import CLEAR, EXCLUSIVE, FAULT, MADE_EXCLUSIVE
 from dmirror.memory import READ, Data, Region
 from dmirror.mirror import MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import in_child
+from dmirror.running import release_matches
 from dmirror.threads import Task
 
 STEER = pytest.mark.needs(capability="steer")

@@ -18,8 +18,8 @@ from facilities.userfault import Userfault
 from dmirror.events import CLEAR, EXCLUSIVE, MADE_EXCLUSIVE, PROTECTION_VMA
 from dmirror.memory import MADV_COLLAPSE, MADV_PAGEOUT, NONE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import in_child
+from dmirror.running import release_matches
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")

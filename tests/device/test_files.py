@@ -18,8 +18,8 @@ from facilities.syscalls import syscall
 from dmirror.events import CLEAR, PROTECTION_PAGE
 from dmirror.memory import PAGE, READ, Data, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import Child
+from dmirror.running import release_matches
 from dmirror.uapi import ffi
 
 pytestmark = pytest.mark.needs(capability="steer")

@@ -15,9 +15,9 @@ from facilities.machine import setting
 
 from dmirror.memory import HUGE_PAGES, PAGE, Data, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import built_with, release_matches
 from dmirror.process import Child
 from dmirror.quiet import quieten
+from dmirror.running import built_with, release_matches
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")

@@ -16,8 +16,8 @@ from facilities.syscalls import MPOL_BIND, MPOL_MF_MOVE, move_pages, syscall
 
 from dmirror.memory import HUGE_PAGES, MADV_COLLAPSE, MADV_PAGEOUT, PAGE, Region
 from dmirror.mirror import Mirror
-from dmirror.plugin.markers import release_matches
 from dmirror.process import PATIENCE, Child, in_child
+from dmirror.running import release_matches
 
 pytestmark = pytest.mark.needs(capability="steer")
 THP = pytest.mark.needs(capability="device_thp")

@@ -12,7 +12,7 @@ from facilities.machine import frames
 from dmirror.events import CLEAR, CPU_BEGIN, EXCLUSIVE
 from dmirror.memory import PAGE, READ, RW, Region
 from dmirror.mirror import MirrorError
-from dmirror.plugin.markers import release_matches
+from dmirror.running import release_matches
 from dmirror.threads import Task
 from dmirror.uapi import lib
 

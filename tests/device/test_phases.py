@@ -11,8 +11,8 @@ import pytest
 
 from dmirror.memory import HUGE_PAGES, PAGE, Region
 from dmirror.mirror import MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import PATIENCE, Child
+from dmirror.running import release_matches
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")

@@ -11,8 +11,8 @@ import pytest
 
 from dmirror.events import CLEAR, FINISH, FREE, RELEASE, UNMAP
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import PATIENCE
+from dmirror.running import release_matches
 from dmirror.threads import Task
 from dmirror.watches import KINDS
 

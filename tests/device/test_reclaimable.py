@@ -12,7 +12,7 @@ from facilities.machine import frames, kpageflags, settle_lru, smaps, status, vm
 
 from dmirror.memory import HUGE_PAGES, MADV_PAGEOUT, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror
-from dmirror.plugin.markers import release_matches
+from dmirror.running import release_matches
 
 pytestmark = pytest.mark.needs(capability="steer")
 RELEASE = os.uname().release

@@ -11,8 +11,8 @@ import pytest
 from facilities.userfault import Userfault
 
 from dmirror.memory import HUGE_PAGES, PAGE, READ, RW, Region
-from dmirror.plugin.markers import release_matches
 from dmirror.process import Child
+from dmirror.running import release_matches
 
 pytestmark = pytest.mark.needs(capability="steer")
 

@@ -14,8 +14,8 @@ from facilities.userfault import MINOR_HUGETLBFS, Userfault
 from dmirror.events import CLEAR, PROTECTION_VMA, UNMAP
 from dmirror.memory import HUGE_PAGES, MREMAP_FIXED, MREMAP_MAYMOVE, NONE, PAGE, READ, RW, Region, Span
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
 from dmirror.process import Child
+from dmirror.running import release_matches
 from dmirror.threads import Task
 from dmirror.uapi import lib
 

@@ -11,7 +11,7 @@ import pytest
 from dmirror.events import FAULT
 from dmirror.memory import HUGE_PAGES, NONE, PAGE, READ, RW, Region
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.plugin.markers import release_matches
+from dmirror.running import release_matches
 from dmirror.threads import Task
 from dmirror.vectors import CARRIED
 

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from dmirror import running
 from dmirror.plugin import markers
 
 
@@ -27,13 +28,13 @@ from dmirror.plugin import markers
     ],
 )
 def test_releases_compare_by_number_at_the_precision_given(release: str, wanted: str, matches: bool) -> None:
-    assert markers.release_matches(release, wanted) is matches
+    assert running.release_matches(release, wanted) is matches
 
 
 @pytest.mark.parametrize("wanted", ["7.2", "=>7.2", ">=seven", "", ">=7.2,"])
 def test_a_malformed_comparison_is_an_error(wanted: str) -> None:
     with pytest.raises(ValueError, match="not a comparison"):
-        markers.release_matches("7.3", wanted)
+        running.release_matches("7.3", wanted)
 
 
 def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dmirror.model.allowed import Allowed
 from dmirror.model.faults import COHERENT
-from dmirror.model.machine import Allowed
-from dmirror.model.state import ANYTHING, RAM, Entry, Page, Place, Pte, Space, State
+from dmirror.model.state import ANYTHING, RAM, Entry, Page, Place, Pte, State
 from dmirror.scenario.record import Outcome
 from dmirror.scenario.seen import Memory
 from dmirror.scenario.seen import Page as Seen
@@ -42,11 +42,8 @@ def _memory(state: State, seen: Memory) -> Iterator[str]:
             for number, page in enumerate(pages):
                 place = (region, number)
                 pte = space.ptes.get(place)
-                if pte is None and page.place in ("none", "error") and not page.entries:
-                    if not any(place in mirror.entries for mirror in mirrors.values()):
-                        continue  # the most frequent case
                 where = f"{region}[{number}] of {process}"
-                yield from _entry_of_cpu(state, process, space, place, page, where)
+                yield from _entry_of_cpu(state, process, place, page, where)
                 yield from _entries_of_devices(state, process, place, page, where)
                 pte = space.ptes.get(place)
                 if pte is not None and pte.page is not None and page.frame and page.place != "zero":
@@ -99,7 +96,8 @@ def visible(state: State, process: str, place: Place) -> frozenset[str]:
     return frozenset(seen)
 
 
-def _entry_of_cpu(state: State, process: str, space: Space, place: Place, page: Seen, where: str) -> Iterator[str]:
+def _entry_of_cpu(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:
+    space = state.spaces[process]
     expected = visible(state, process, place)
     if page.place not in expected:
         yield f"{where} is {page.place}; the model says {' or '.join(sorted(expected))}"
@@ -166,14 +164,14 @@ def narrow(state: State, process: str, place: Place, number: int) -> None:
 def accept(state: State, seen: Memory) -> None:
     """Take what was seen for what is there, with values that nobody can say."""
     for process, regions in seen.items():
-        space = state.spaces[process]
         pages: dict[int, Page] = {}
         for region, found in regions.items():
             for number, page in enumerate(found):
-                _accept(state, process, space, (region, number), page, pages)
+                _accept(state, process, (region, number), page, pages)
 
 
-def _accept(state: State, process: str, space: Space, place: Place, page: Seen, pages: dict[int, Page]) -> None:
+def _accept(state: State, process: str, place: Place, page: Seen, pages: dict[int, Page]) -> None:
+    space = state.spaces[process]
     old = space.ptes.pop(place, None)
     if page.place in ("none", "error"):
         kept: Page | None = None

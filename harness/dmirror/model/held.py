@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dmirror.model import faults
+from dmirror.model import devices, faults
+from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
-from dmirror.model.machine import Allowed, Machine
+from dmirror.model.machine import Machine
 from dmirror.model.state import Entry, Page, Place, Pte
 from dmirror.scenario import tree
 
@@ -97,7 +98,7 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
                 if there is not None and there.page is not None and there.page.device == key[0]:
                     had = mirror.entries.get(place)
                     mirror.entries[place] = Entry(there.page, there.write, maybe=had is None)
-            return machine.resident(mirror, key, places)
+            return devices.resident(machine, mirror, key, places)
         return Allowed(pages=None)
 
     return end

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dmirror.model import compare, faults, held, races
-from dmirror.model.machine import Allowed, Machine
+from dmirror.model.allowed import Allowed
+from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.scenario import expectations, tree
 from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import factorial, prod
 
-from dmirror.model.machine import Allowed, Machine
+from dmirror.model.allowed import Allowed
+from dmirror.model.machine import Machine
 from dmirror.scenario import tree
 
 ORDERS = 500

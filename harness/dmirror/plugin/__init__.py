@@ -7,7 +7,8 @@ import gc
 
 import pytest
 
-pytest_plugins = ["dmirror.plugin.options", "dmirror.plugin.markers", "dmirror.plugin.fixtures", "dmirror.plugin.logs"]
+_PARTS = ("options", "markers", "fixtures", "scenarios", "logs")
+pytest_plugins = [f"dmirror.plugin.{name}" for name in _PARTS]
 
 
 def pytest_collection_finish() -> None:

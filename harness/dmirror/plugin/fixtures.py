@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,13 +23,10 @@ COHERENT = 2  # the first of the two coherent devices
 _account: Account | None = None  # the last reading that came out even
 
 
-@pytest.fixture(autouse=True)
-def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a device test everything that dmirror.oracles looks at is as it was before the first."""
+@contextmanager
+def balanced() -> Iterator[None]:
+    """At the end of the block everything that dmirror.oracles looks at is as it was before the first one."""
     global _account  # noqa: PLW0603
-    if not device_present() or not is_device_test(request.node):
-        yield
-        return
     from dmirror import oracles  # noqa: PLC0415  (the host has no need of the extension)
 
     if _account is None:
@@ -44,6 +42,16 @@ def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("\n".join(wrong))
     # Small differences add up to a leak: they count from the first test on.
     _account = before
+
+
+@pytest.fixture(autouse=True)
+def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Around every device test."""
+    if not device_present() or not is_device_test(request.node):
+        yield
+        return
+    with balanced():
+        yield
 
 
 @pytest.fixture

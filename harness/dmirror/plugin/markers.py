@@ -3,28 +3,15 @@
 
 from __future__ import annotations
 
-import gzip
-import operator
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from dmirror.plugin.options import DEVICE
-
-_CONFIG = Path("/proc/config.gz")
-
-_OPERATORS: dict[str, Callable[[list[int], list[int]], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+from dmirror.running import config as running_config
+from dmirror.running import release_matches
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,37 +66,13 @@ def unmet(
     return f"needs the driver's capability {missing[0]}" if missing else None
 
 
-def release_matches(release: str, wanted: str) -> bool:
-    """Whether `release` (as of uname) satisfies `wanted`, such as ">=6.12" or ">=6.1, <7.2"; at its
-    precision: 7.2.5 is not >7.2. Raises ValueError for what is no comparison."""
-    for part in wanted.split(","):
-        match = re.fullmatch(r"\s*(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)\s*", part)
-        if match is None:
-            raise ValueError(f"kernel={wanted!r} is not a comparison such as '>=7.2'")
-        bound = [int(number) for number in match.group(2).split(".")]
-        numbers = re.match(r"\d+(?:\.\d+)*", release)
-        have = [int(number) for number in numbers.group().split(".")] if numbers else []
-        have += [0] * (len(bound) - len(have))
-        if not _OPERATORS[match.group(1)](have[: len(bound)], bound):
-            return False
-    return True
-
-
-def built_with(option: str) -> bool:
-    """Whether the running kernel was built with an option; False where it does not say, as where tests are only
-    collected."""
-    return _CONFIG.exists() and _config().get(option) in ("y", "m")
-
-
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-@cache
 def _config() -> dict[str, str]:
     try:
-        with gzip.open(_CONFIG, "rt") as file:
-            return dict(line.strip().split("=", 1) for line in file if line.startswith("CONFIG_"))
+        return running_config()
     except FileNotFoundError:
         pytest.fail("no /proc/config.gz: this kernel was built without CONFIG_IKCONFIG_PROC")
 

@@ -121,7 +121,8 @@ def device_present() -> bool:
 
 
 def is_device_test(item: pytest.Item) -> bool:
-    return _DEVICE_TESTS in item.path.parents or "mirror" in getattr(item, "fixturenames", ())
+    named = _DEVICE_TESTS in item.path.parents or item.path.suffix == ".dms"
+    return named or "mirror" in getattr(item, "fixturenames", ())
 
 
 def prepare_worker(config: pytest.Config) -> None:

@@ -2,32 +2,22 @@
 """The guest's empty disks: swap, and a file system on a real block device."""
 
 import os
-import subprocess
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from dmirror import disks
 from facilities.syscalls import syscall
 
 
-def disk(name):
-    """The disk of this serial, as harness/dmirror/vm/command.py names them. Skips where there is none."""
-    for serial in Path("/sys/block").glob("*/serial"):
-        with suppress(OSError):
-            if serial.read_text().strip() == f"dmirror-{name}":
-                return Path("/dev", serial.parent.name)
-    pytest.skip(f"this machine has no disk with the serial dmirror-{name}, as our guests have")
-
-
-@cache
 def _made(name, *command):
-    """The disk, on which a command has made what it is for; once, since a program takes a second to start."""
-    device = disk(name)
-    subprocess.run([*command, device], check=True, capture_output=True)
-    return device
+    """The disk, on which a command has made what it is for. Skips where there is none."""
+    try:
+        return disks.made(name, *command)
+    except disks.NoDisk as error:
+        pytest.skip(str(error))
 
 
 def swap_used():
@@ -39,12 +29,9 @@ def swap_used():
 @contextmanager
 def swap():
     """Swap on a block device that answers later, for the block; its end brings back what is there (swapoff(2))."""
-    name = bytes(_made("swap", "mkswap"))
-    syscall("swapon", name, 0)
-    try:
+    _made("swap", "mkswap")
+    with disks.swap():
         yield
-    finally:
-        syscall("swapoff", name)
 
 
 @contextmanager

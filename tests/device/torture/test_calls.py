@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from dmirror.memory import HUGE_PAGES, MADV_COLLAPSE, NONE, PAGE, READ, RW, Data, Region
 from dmirror.mirror import Mirror
-from dmirror.plugin.markers import release_matches
+from dmirror.running import release_matches
 from dmirror.uapi import ffi, lib
 
 CALLS = 1_000  # in a round

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from dmirror.memory import HUGE_PAGES, PAGE, Region
-from dmirror.plugin.markers import release_matches
+from dmirror.running import release_matches
 from dmirror.uapi import lib
 
 THREADS = 64

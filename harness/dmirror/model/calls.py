@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a process does to its memory: mmap(2), mprotect(2), madvise(2) and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dmirror.model import faults
+from dmirror.model.allowed import Allowed
+from dmirror.model.faults import Refused
+from dmirror.model.state import RAM, File, Place
+from dmirror.scenario import tree
+
+if TYPE_CHECKING:
+    from dmirror.model.machine import Machine
+
+_ANY = frozenset(["EAGAIN", "EBUSY", "EFAULT", "EINVAL", "ENOMEM", "ENOENT"])
+
+# Advice that changes nothing that can be seen here.
+_QUIET: tuple[str, ...] = (
+    "normal",
+    "random",
+    "sequential",
+    "willneed",
+    "mergeable",
+    "unmergeable",
+    "hugepage",
+    "nohugepage",
+    "dontdump",
+)
+_QUIET += ("dodump", "cold")
+
+
+def _mapped(machine: Machine, process: str, places: list[Place], name: str = "ENOMEM") -> None:
+    if any(place not in machine.state.spaces[process].vmas for place in places):
+        raise Refused(name)
+
+
+def _unmap(machine: Machine, step: tree.Call) -> Allowed:
+    drop(machine, machine.process(step.actor), machine.places(step.pages), unmap=True)
+    return Allowed()
+
+
+def drop(machine: Machine, process: str, places: list[Place], *, unmap: bool = False) -> None:
+    """What was there is not there any more (zap_page_range())."""
+    space = machine.state.spaces[process]
+    faults.invalidate(machine.state, process, [place for place in places if place in space.vmas])
+    for place in places:
+        space.ptes.pop(place, None)
+        if unmap:
+            space.vmas.pop(place, None)
+
+
+def _remap(machine: Machine, step: tree.Call) -> Allowed:
+    process, places = machine.process(step.actor), machine.places(step.pages)
+    if any(place in machine.state.spaces[process].vmas for place in places):
+        raise Refused("EEXIST")
+    region = machine.regions[step.pages.region]
+    machine.map(process, places, region, region.rights)
+    return Allowed()
+
+
+def _mprotect(machine: Machine, step: tree.Call) -> Allowed:
+    assert step.rights is not None
+    process, places = machine.process(step.actor), machine.places(step.pages)
+    space = machine.state.spaces[process]
+    for number, place in enumerate(places):  # as far as there are mappings
+        if place not in space.vmas:
+            protect(machine, process, places[:number], step.rights)
+            raise Refused("ENOMEM")
+    protect(machine, process, places, step.rights)
+    return Allowed()
+
+
+def protect(machine: Machine, process: str, places: list[Place], rights: str) -> None:
+    space = machine.state.spaces[process]
+    changed = [place for place in places if space.vmas[place].rights != rights]
+    # Announced only where there are page tables; what has no entry loses none.
+    faults.invalidate(machine.state, process, changed)
+    for place in changed:
+        vma, pte = space.vmas[place], space.ptes.get(place)
+        vma.rights = rights
+        if pte is not None:
+            pte.write = None if rights == "read-write" and pte.page is not None else False
+
+
+def _move(machine: Machine, step: tree.Call) -> Allowed:
+    assert step.to is not None
+    process, old, new = machine.process(step.actor), machine.places(step.pages), machine.places(step.to)
+    space = machine.state.spaces[process]
+    _mapped(machine, process, old, "EFAULT")
+    if len({(space.vmas[place].rights, id(space.vmas[place].file)) for place in old}) > 1:
+        # Several mappings are moved since 6.17 only.
+        raise Refused("EFAULT", "EINVAL", "")
+    drop(machine, process, new, unmap=True)
+    faults.invalidate(machine.state, process, old)
+    moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
+    for place, (vma, pte) in zip(new, moved, strict=True):
+        space.vmas[place] = vma
+        if pte is not None:
+            space.ptes[place] = pte
+    return Allowed()
+
+
+def _advise(machine: Machine, step: tree.Call) -> Allowed:
+    process, places = machine.process(step.actor), machine.places(step.pages)
+    space = machine.state.spaces[process]
+    _mapped(machine, process, places)
+    match step.advice:
+        case "dontneed" | "free" | "remove" | "pageout" | "cold":
+            if step.advice != "remove" and any(space.vmas[place].locked for place in places):
+                raise Refused("EINVAL")
+            return _discard(machine, process, places, step.advice)
+        case "populate_read" | "populate_write":
+            return _populate(machine, process, places, write=step.advice == "populate_write")
+        case "dontfork" | "dofork" | "wipeonfork" | "keeponfork":
+            what = {"dontfork": "leave", "wipeonfork": "wipe"}.get(step.advice, "copy")
+            if step.advice == "wipeonfork" and any(space.vmas[place].file for place in places):
+                raise Refused("EINVAL")
+            for place in places:
+                space.vmas[place].fork = what
+        case "collapse":
+            return _collapse(machine, step)
+        case _ if step.advice in _QUIET:
+            pass
+    return Allowed(frozenset(["", "EINVAL"] if step.advice in _QUIET else [""]))
+
+
+def _discard(machine: Machine, process: str, places: list[Place], advice: str) -> Allowed:
+    space = machine.state.spaces[process]
+    if advice == "dontneed":
+        drop(machine, process, places)
+    elif advice == "free":
+        if any(space.vmas[place].file for place in places):
+            raise Refused("EINVAL")
+        faults.invalidate(machine.state, process, places)
+    elif advice == "remove":
+        if any(space.vmas[place].private for place in places):
+            raise Refused("EINVAL", "EACCES")
+        for place in places:
+            _punch(machine, space.vmas[place].file, place)
+    else:
+        for place in places:
+            _age(machine, process, place)
+    return Allowed()
+
+
+def _punch(machine: Machine, file: File | None, place: Place) -> None:
+    """A page of a file is gone, for everybody who maps it."""
+    page = file.pages.pop(place[1], None) if file else None
+    if page is not None:
+        for process, there, _ in list(machine.state.users(page)):
+            faults.invalidate(machine.state, process, [there])
+            del machine.state.spaces[process].ptes[there]
+
+
+def _age(machine: Machine, process: str, place: Place) -> None:
+    """MADV_PAGEOUT: to swap where there is some, and it is nobody else's."""
+    pte = machine.state.spaces[process].ptes.get(place)
+    if pte is not None and pte.page is not None and pte.page.at == RAM and pte.exclusive is None:
+        if not pte.page.file:
+            pte.page.at = frozenset(["ram", "swap"])
+        else:
+            pte.maybe = True
+        faults.loosen(machine.state, process, [place])
+
+
+def _swap_out(machine: Machine, step: tree.Call) -> Allowed:
+    process = machine.process(step.actor)
+    for place in machine.places(step.pages):
+        pte = machine.state.spaces[process].ptes.get(place)
+        if pte is not None and pte.page is not None:
+            if not pte.page.file:
+                pte.page.at = frozenset(["swap"])
+            faults.invalidate(machine.state, process, [place])
+    return Allowed()
+
+
+def _populate(machine: Machine, process: str, places: list[Place], *, write: bool) -> Allowed:
+    for place in places:
+        try:
+            faults.fault(machine.state, process, place, write=write)
+        except Refused:
+            raise Refused("EINVAL", "EFAULT", "ENOMEM") from None
+    return Allowed()
+
+
+def _collapse(machine: Machine, step: tree.Call) -> Allowed:
+    process = machine.process(step.actor)
+    _mapped(machine, process, machine.places(step.pages))
+    for place in machine.places(step.pages):
+        pte = machine.state.spaces[process].ptes.get(place)
+        if pte is not None:
+            faults.loosen(machine.state, process, [place])
+            if pte.page is not None and pte.page.device:
+                pte.page.at |= RAM
+            if pte.page is not None:
+                pte.write = None if machine.state.spaces[process].vmas[place].rights == "read-write" else pte.write
+    return Allowed(_ANY | {""})
+
+
+def _lock(machine: Machine, step: tree.Call) -> Allowed:
+    process, places = machine.process(step.actor), machine.places(step.pages)
+    space = machine.state.spaces[process]
+    _mapped(machine, process, places)
+    for place in places:
+        space.vmas[place].locked = True
+    for place in places:
+        vma = space.vmas[place]
+        try:
+            faults.fault(machine.state, process, place, write=vma.rights == "read-write" and vma.private)
+        except Refused:
+            raise Refused("ENOMEM") from None
+    return Allowed()
+
+
+def _unlock(machine: Machine, step: tree.Call) -> Allowed:
+    process, places = machine.process(step.actor), machine.places(step.pages)
+    _mapped(machine, process, places)
+    for place in places:
+        machine.state.spaces[process].vmas[place].locked = False
+    return Allowed()
+
+
+def _pin(machine: Machine, step: tree.Call) -> Allowed:
+    process = machine.process(step.actor)
+    space = machine.state.spaces[process]
+    for place in machine.places(step.pages):
+        try:
+            pte = faults.fault(machine.state, process, place, write=False)
+        except Refused:
+            raise Refused("EFAULT") from None
+        if pte.page is not None:
+            pte.page.pins += 1
+        space.pins.setdefault(place, []).append(pte.page)
+    return Allowed()
+
+
+def _unpin(machine: Machine, step: tree.Call) -> Allowed:
+    space = machine.state.spaces[machine.process(step.actor)]
+    for place in machine.places(step.pages):
+        for page in space.pins.pop(place, []):
+            if page is not None:
+                page.pins -= 1
+    return Allowed()
+
+
+def _split(machine: Machine, step: tree.Call) -> Allowed:
+    process = machine.process(step.actor)
+    faults.loosen(machine.state, process, machine.places(step.pages))
+    return Allowed(_ANY | {""})
+
+
+def _to_node(machine: Machine, step: tree.Call) -> Allowed:
+    process, space = machine.process(step.actor), machine.state.spaces[machine.process(step.actor)]
+    for place in machine.places(step.pages):
+        pte = space.ptes.get(place)
+        if pte is not None and pte.page is not None and pte.page.at == RAM:
+            faults.loosen(machine.state, process, [place])
+    return Allowed(_ANY | {""})
+
+
+VERBS: dict[str, Callable[[Machine, tree.Call], Allowed]] = {
+    "maps": _remap,
+    "unmaps": _unmap,
+    "protects": _mprotect,
+    "moves": _move,
+    "advises": _advise,
+    "locks": _lock,
+    "unlocks": _unlock,
+    "pins": _pin,
+    "unpins": _unpin,
+    "swaps out": _swap_out,
+    "collapses": _collapse,
+    "splits": _split,
+    "moves to node": _to_node,
+}
+"""By the verbs of words.CALLS."""

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a device does: the driver's calls (docs/driver.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dmirror.model import faults
+from dmirror.model.allowed import Allowed
+from dmirror.model.faults import Refused
+from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place
+from dmirror.scenario import tree
+
+if TYPE_CHECKING:
+    from dmirror.model.machine import Machine
+
+
+def snapshot(machine: Machine, step: tree.Snapshot) -> Allowed:
+    """SNAPSHOT; what it says is compared anyway."""
+    machine.mirror(step.device)
+    return Allowed(pages=len(machine.places(step.pages)))
+
+
+def inject(machine: Machine, step: tree.Inject) -> Allowed:
+    """INJECT of one failure."""
+    machine.mirror(step.device).failing[step.what] = step.nth
+    return Allowed()
+
+
+def migrate(machine: Machine, step: tree.Migrate) -> Allowed:
+    """MIGRATE_TO_DEV and MIGRATE_TO_SYS."""
+    return _to_device(machine, step) if step.to == "device" else _to_system(machine, step)
+
+
+def access(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> Allowed:
+    key = (step.device.name, step.device.process)
+    mirror, places = faults.mirror_of(machine.state, key), machine.places(step.pages)
+    write = isinstance(step, tree.DeviceWrite)
+    wanted = step.value.of(len(places)) if isinstance(step, tree.DeviceWrite) else (0,) * len(places)
+    values: list[Numbers] = []
+    ends: frozenset[str] = frozenset([""])
+    for number, place in enumerate(places):
+        entry = mirror.entries.get(place)
+        if entry is None or entry.maybe or (write and (entry.exclusive or entry.write is not True)):
+            ends = _fault_to_the_end(machine, key, places[number:], write=write)
+        entry = mirror.entries.get(place)
+        if entry is None:
+            break
+        if isinstance(step, tree.DeviceWrite):
+            assert entry.page is not None
+            entry.page.values = frozenset([wanted[number]])
+        values.append(entry.page.values if entry.page is not None else ZERO)
+    done = len(values)
+    return Allowed(
+        frozenset([""]) if done == len(places) else ends,
+        tuple(values) if isinstance(step, tree.DeviceRead) and done == len(places) else None,
+        done,
+    )
+
+
+def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place], *, write: bool) -> frozenset[str]:
+    """A device fault goes to the end of the call, up to the first page that cannot be had."""
+    for place in places:
+        try:
+            faults.device_fault(machine.state, key, place, write=write)
+        except Refused as refused:
+            machine.state.mirrors[key].entries.pop(place, None)
+            return refused.names
+    return frozenset([""])
+
+
+def peek(machine: Machine, step: tree.Peek) -> Allowed:
+    mirror, places = machine.state.mirrors.get((step.device.name, step.device.process)), machine.places(step.pages)
+    if mirror is None:
+        raise Refused("EBADF")
+    values, unsure = [], False
+    for place in places:
+        entry = mirror.entries.get(place)
+        if entry is None:
+            return Allowed(frozenset(["ENOENT"]))
+        unsure |= entry.maybe
+        values.append(entry.page.values if entry.page is not None else ZERO)
+    return Allowed(frozenset(["", "ENOENT"] if unsure else [""]), tuple(values), len(values))
+
+
+def _to_device(machine: Machine, step: tree.Migrate) -> Allowed:
+    key, places = (step.device.name, step.device.process), machine.places(step.pages)
+    mirror, space = faults.mirror_of(machine.state, key), machine.state.spaces[step.device.process]
+    for number, place in enumerate(places):
+        vma = space.vmas.get(place)
+        if vma is None or vma.rights == "none" or vma.hugetlb:
+            _migrate(machine, key, places[:number])
+            raise Refused("EINVAL")
+    _migrate(machine, key, places)
+    return resident(machine, mirror, key, places)
+
+
+def _migrate(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
+    device, process = key
+    space, mirror = machine.state.spaces[process], machine.state.mirrors[key]
+    faults.invalidate(machine.state, process, places, device)
+    for place in places:
+        if not faults.may_migrate(machine.state, space, place) or _fails(mirror, "device allocation", "copy"):
+            continue
+        faults.to_device(machine.state, key, place)
+        if machine.state.racing:
+            pte = space.ptes[place]
+            assert pte.page is not None
+            pte.page.at |= RAM
+            mirror.entries[place].maybe = True
+
+
+def _fails(mirror: Mirror, *whats: str) -> bool:
+    """Whether an injected failure comes to this page."""
+    for what in whats:
+        if what in mirror.failing:
+            mirror.failing[what] -= 1
+            if mirror.failing[what] == 0:
+                del mirror.failing[what]
+                return True
+    return False
+
+
+def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: list[Place]) -> Allowed:
+    """How many from the beginning on are on the device; entries of those that had none are made."""
+    space, done, mapped = machine.state.spaces[key[1]], 0, False
+    unsure = False
+    for place in places:
+        pte, entry = space.ptes.get(place), mirror.entries.get(place)
+        here = pte is not None and pte.page is not None and key[0] in pte.page.at
+        if not here:
+            break
+        assert pte is not None and pte.page is not None
+        unsure |= len(pte.page.at) > 1
+        if entry is None and not mapped:
+            mapped = True
+            _map_resident(machine, key, places[done:])
+        done += 1
+    if done == len(places):
+        return Allowed(frozenset(["", "ENOENT"] if unsure else [""]), None, None if unsure else done)
+    return Allowed(frozenset(["ENOENT"]), None, None if unsure else done)
+
+
+def _map_resident(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
+    space, mirror = machine.state.spaces[key[1]], machine.state.mirrors[key]
+    for place in places:
+        pte = space.ptes.get(place)
+        if pte is not None and pte.page is not None and pte.page.device == key[0]:
+            mirror.entries[place] = Entry(pte.page, pte.write)
+
+
+def _to_system(machine: Machine, step: tree.Migrate) -> Allowed:
+    device, process = step.device.name, step.device.process
+    key, places = (device, process), machine.places(step.pages)
+    mirror, space = faults.mirror_of(machine.state, key), machine.state.spaces[process]
+    for number, place in enumerate(places):
+        vma = space.vmas.get(place)
+        if vma is None or vma.rights == "none" or vma.hugetlb:
+            _bring_back(machine, key, places[:number])
+            raise Refused("EINVAL")
+    if mirror.failing.get("system allocation") or mirror.failing.get("copy"):
+        # Tried once more, so whether it fails in the end depends on how many.
+        mirror.failing.clear()
+    moved = _bring_back(machine, key, places)
+    return Allowed(pages=None if machine.state.racing or any(space.vmas[p].huge for p in places) else moved)
+
+
+def _bring_back(machine: Machine, key: tuple[str, str], places: list[Place]) -> int:
+    device, process = key
+    space, moved = machine.state.spaces[process], 0
+    faults.invalidate(machine.state, process, places, device)
+    for place in places:
+        pte = space.ptes.get(place)
+        if pte is not None and pte.page is not None and device in pte.page.at:
+            if len(pte.page.at) > 1 or machine.state.racing:
+                pte.page.at |= RAM
+                faults.loosen(machine.state, process, [place])
+            else:
+                faults.to_system(machine.state, pte.page, process)
+            moved += 1
+    return moved
+
+
+def exclusive(machine: Machine, step: tree.Exclusive) -> Allowed:
+    key, places = (step.device.name, step.device.process), machine.places(step.pages)
+    mirror, process = faults.mirror_of(machine.state, key), step.device.process
+    space = machine.state.spaces[process]
+    done = 0
+    for place in places:
+        vma = space.vmas.get(place)
+        if vma is None or vma.rights != "read-write":
+            return Allowed(frozenset(["EFAULT", "EINVAL", "EPERM", "EBUSY"]), None, done)
+        if vma.hugetlb or (vma.file is not None and not vma.private):
+            return Allowed(frozenset(["EFAULT", "EINVAL", "EOPNOTSUPP", "EBUSY"]), None, done)
+        pte = faults.fault(machine.state, process, place, write=True)
+        faults.invalidate(machine.state, process, [place], key[0])
+        for of, there, other in list(machine.state.users(pte.page)) if pte.page is not None else []:
+            assert (of, there, other) == (process, place, pte), "a page that may be written is nobody else's"
+        for name, other_mirror in machine.state.mirrors_of(process):
+            if name == key[0]:
+                other_mirror.entries.pop(place, None)
+        pte.exclusive = key
+        mirror.entries[place] = Entry(pte.page, False, exclusive=True)
+        if vma.huge:
+            faults.loosen(machine.state, process, [p for p in faults.block(space, place) if p not in places])
+        done += 1
+    huge = any(space.vmas[place].huge for place in places)
+    names = frozenset(["", "EBUSY"]) if (huge and not machine.rules.exclusive_by_page) else frozenset([""])
+    return Allowed(names, None, done)
+
+
+def evict(machine: Machine, step: tree.Evict) -> Allowed:
+    machine.mirror(step.device)
+    for page in [page for page in machine.state.pages() if step.device.name in page.at]:
+        _home(machine, page)
+    return Allowed()
+
+
+def _home(machine: Machine, page: Page) -> None:
+    """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only."""
+    for process, place, _ in list(machine.state.users(page)):
+        faults.invalidate(machine.state, process, [place])
+    for mirror in machine.state.mirrors.values():
+        if page in mirror.moved:
+            mirror.moved.remove(page)
+    page.at = RAM
+
+
+def turn(machine: Machine, step: tree.Turn) -> Allowed:
+    key = (step.device.name, step.device.process)
+    if step.how == "opens":
+        if step.device.process not in machine.state.spaces:
+            raise Refused("EBADF", "EINVAL")
+        machine.state.mirrors[key] = Mirror()
+        return Allowed()
+    mirror = machine.state.mirrors.pop(key, None)
+    if mirror is None:
+        raise Refused("EBADF")
+    there = machine.state.pages()
+    for page in [page for page in mirror.moved if page in there]:
+        _home(machine, page)
+    return Allowed()
