@@ -145,7 +145,13 @@ def _log(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    return _in_guest(args, _prepare(args), [sys.executable, str(args.program), *args.arguments])
+    words = [str(args.program), *args.arguments]
+    if args.model:
+        return scenarios.predict(map(Path, words), args.kernel or _default_kernel())
+    if args.program.suffix == scenarios.SUFFIX:
+        scenarios.checked(map(Path, words))
+        words = ["-m", "dmirror.scenario", *words]
+    return _in_guest(args, _prepare(args), [sys.executable, *words])
 
 
 def _pytest(args: argparse.Namespace, *arguments: str) -> int:
@@ -385,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
     peer = add("peer", _peer, "the kernel tree's own hmm-tests on the driver")
     bench = add("bench", _bench, "time the driver and the tree's own side by side in one guest")
     shell = add("shell", _shell, "an interactive guest with the driver loaded")
-    program = add("run", _run, "a Python program of yours in a guest with the driver loaded")
+    program = add("run", _run, "a Python program of yours, or scenarios, in a guest with the driver loaded")
     build = add("build", _build, "build kernel and module, and print where they are")
     for verb in (demo, test, peer, bench, shell, program, build):
         _add_kernel_options(verb)
@@ -407,8 +413,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--html", metavar="FILE", type=Path, help="as a page that stands alone")
     report.add_argument("--junit", metavar="FILE", type=Path, help="as JUnit's XML")
     report.add_argument("--ktap", metavar="FILE", type=Path, help="as KTAP, for the kernel's own CI")
-    program.add_argument("program", metavar="PROGRAM", type=Path, help="such as docs/findings/h_11.py")
-    program.add_argument("arguments", nargs="*", metavar="ARG", help="what it is given")
+    program.add_argument("--model", action="store_true", help="scenarios: only what the model says of them, no guest")
+    program.add_argument(
+        "program", metavar="PROGRAM", type=Path, help="such as docs/findings/h_11.py, or a scenario: FILE.dms"
+    )
+    program.add_argument("arguments", nargs="*", metavar="ARG", help="what it is given; more scenarios")
     gdb = add("gdb", _gdb, "gdb on a guest that runs, with the symbols of its kernel and its modules")
     log = add("log", _log, "the console of the last guest, with file and line")
     for verb in (gdb, log):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dmirror.model.judge import NAMES, Problem
-from dmirror.scenario import tree
+from dmirror.scenario import seen, tree
 from dmirror.scenario.expectations import runs
 from dmirror.scenario.record import Done, Entry, Record, Rounds
 from dmirror.scenario.seen import Memory, Raw, decode
@@ -60,7 +60,7 @@ def _memory(memory: Memory) -> Iterable[str]:
                 yield f"    {device} maps {runs(words)}"
 
 
-def _entry(entry: object) -> str:
+def _entry(entry: seen.Entry | None) -> str:
     if entry is None:
         return "-"
-    return "exclusive" if entry.exclusive else "rw" if entry.write else "r"  # type: ignore[attr-defined]
+    return "exclusive" if entry.exclusive else "rw" if entry.write else "r"

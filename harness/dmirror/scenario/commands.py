@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""`dmirror fmt` and `dmirror check`: scenarios as files."""
+"""`dmirror fmt`, `dmirror check` and `dmirror run --model`: scenarios as files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.scenario import check, parser, text
+from dmirror.model import predict as model
+from dmirror.scenario import check, parser, text, tree
 from dmirror.scenario.faults import Faults
+
+SUFFIX = ".dms"
 
 
 def fmt(files: Iterable[Path], *, check_only: bool) -> int:
@@ -49,6 +52,26 @@ def check_files(files: Iterable[Path]) -> int:
             _print(faults.render(data.decode(errors="replace"), str(file)))
             status = 1
     return status
+
+
+def checked(files: Iterable[Path]) -> list[tree.Scenario]:
+    """Their trees. Raises CannotRun where one is none."""
+    found = []
+    for file in files:
+        data = _read(file)
+        try:
+            found.append(check.loaded(data, str(file)))
+        except Faults as faults:
+            said = faults.render(data.decode(errors="replace"), str(file))
+            raise CannotRun(f"{file} is no scenario:\n{said}", f"dmirror check {file}") from None
+    return found
+
+
+def predict(files: Iterable[Path], release: str) -> int:
+    """Print what the model says of each on a kernel. Raises CannotRun."""
+    for scenario in checked(files):
+        _print(model.predict(scenario, release))
+    return 0
 
 
 def _read(file: Path) -> bytes:
