@@ -43,6 +43,11 @@ def wrong(body, head=HEAD):
         ("CPU forks kid\nkid exits\nexpect where buf of kid == ram", "no memory any more"),
         ("CPU forks kid\nexpect where buf of kit == ram", "no process 'kit'"),
         ("A closes\nA reads buf", "closed since line 12"),
+        ("CPU starts thread t\nt exits", "a thread of CPU"),
+        (
+            "par\n    column\n        A migrates buf to device, held after setup\n            B reads buf\n        A resumes",
+            "nothing is held in a column",
+        ),
         ("CPU reads buf[4]", "outside of buf, which has 4 pages"),
         ("CPU reads buf[2:5]", "outside of buf"),
         ("CPU reads buf[4:]", "outside of buf"),
@@ -122,7 +127,7 @@ def test_what_is_wrong_before_the_first_step_is_said(line, said):
         "CPU forks kid\nA of kid reads buf\nkid exits\nA reads buf\nCPU forks kin",
         "CPU starts thread t\nt forks kid\nexpect where buf of kid == none",
         "par\n    column\n        A reads buf\nexpect always where buf == A\nexpect never A maps buf",
-        "A closes\nA opens\nA reads buf[1:]\nCPU pins big[0:16]",
+        "A closes\nA reads buf fails EBADF\nA opens\nA reads buf[1:]\nCPU pins big[0:16]",
         "ward writes cow = 4\nexpect where cow of ward == ram x4",
     ],
 )

@@ -161,7 +161,7 @@ class _Check:
         who = subject(step)
         if isinstance(who, tree.Device):
             self._device(who, now)
-            if who in now.closed and not isinstance(step, tree.Turn):
+            if who in now.closed and not isinstance(step, tree.Turn) and not isinstance(step.outcome, tree.Fails):
                 name = format_subject(who)
                 self.wrong(who.at, f"{name} is closed since line {now.closed[who]}: '{name} opens' has to come before")
         else:
@@ -215,6 +215,9 @@ class _Check:
                 self._new(child, "", now, actor)
             case tree.Thread(actor, thread):
                 self._new(thread, now.processes.get(actor.name) or actor.name, now, actor)
+            case tree.Leave(actor) if now.processes.get(actor.name):
+                of = now.processes[actor.name]
+                self.wrong(actor.at, f"{actor.name} is a thread of {of}, and only whole processes leave", of)
             case tree.Leave(actor):
                 now.gone[actor.name] = step.at.line
             case tree.Turn(device, "closes"):
@@ -288,6 +291,8 @@ class _Check:
     def _hold(self, step: tree.Step, hold: tree.Hold, now: _Now) -> None:
         if hold.by is not None:
             self._device(hold.by, now)
+        if now.column is not None:
+            self.wrong(hold.at, "nothing is held in a column: its steps race freely")
         fit = _points(step)
         if hold.point not in fit:
             said = "this step cannot be held"
