@@ -572,6 +572,7 @@ class Grammar(Expected):
 
     def p_where_word(self, p: Any) -> None:
         """where : NAME
+        | EXCLUSIVE
         | NONE"""
         p[0] = self._known(p, "place besides a device", words.PLACES)
 

@@ -55,8 +55,9 @@ ADVICES = {
 RIGHTS = {"read-write": mmap.PROT_READ | mmap.PROT_WRITE, "read-only": mmap.PROT_READ, "none": 0}
 """mprotect(2)."""
 
-PLACES = ("ram", "zero", "swap", "none", "error")
-"""Where a page can be, besides on a device: system memory, the zero page, swap, nowhere yet, out of anyone's reach."""
+PLACES = ("ram", "zero", "swap", "exclusive", "none", "error")
+"""Where a page can be, besides on a device: in system memory, the zero page, swap, a device's exclusively, nowhere
+yet, out of anyone's reach."""
 
 ALLOWED = ("rw", "r", "none")
 """What a page table allows for a page."""
