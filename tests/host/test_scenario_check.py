@@ -45,7 +45,7 @@ def wrong(body, head=HEAD):
         ("A closes\nA reads buf", "closed since line 12"),
         ("CPU starts thread t\nt exits", "a thread of CPU"),
         (
-            "par\n    column\n        A migrates buf to device, held after setup\n            B reads buf\n        A resumes",
+            "par\n column\n  A migrates buf to device, held after setup\n   B reads buf\n  A resumes",
             "nothing is held in a column",
         ),
         ("CPU reads buf[4]", "outside of buf, which has 4 pages"),

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The grammar as EBNF, from the rules that yacc has."""
+"""The grammar as EBNF, from the rules that yacc has, and the words that it leaves open.
+
+`python -m dmirror.scenario.ebnf` puts both into docs/scenarios.md.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from dmirror.paths import ROOT
+from dmirror.scenario import words
 from dmirror.scenario.grammar import Grammar
 from dmirror.scenario.lexer import KEYWORDS, PATTERNS, SIGNS
 from dmirror.scenario.tree import MAIN
+
+PAGE = ROOT / "docs" / "scenarios.md"
 
 _WIDTH = 110
 
@@ -79,3 +87,31 @@ def _part(part: str, inline: dict[str, str]) -> str:
         return f'"{MAIN}"'
     words = [f'"{word}"' for word, token in KEYWORDS.items() if token == part]
     return f"( {' | '.join(words)} )" if len(words) > 1 else words[0] if words else part
+
+
+def vocabulary() -> str:
+    """A table of the words that can stand for a NAME or CAPITALS."""
+    known = {
+        "resource, of `needs`": [word for word in words.NEEDS if word not in ("config", "capability")],
+        "capability": words.CAPABILITIES,
+        "advice": words.ADVICES,
+        "where": words.PLACES,
+        "allowed, of `rights`": words.ALLOWED,
+        "event": words.EVENTS,
+        "counter": words.COUNTERS,
+    }
+    rows = [f"| {name} | {', '.join(f'`{word}`' for word in listed)} |" for name, listed in known.items()]
+    return "\n".join(["| rule | words |", "|---|---|", *rows]) + "\n"
+
+
+def current(page: str) -> str:
+    """The page with what is made between its markers made anew."""
+    indented = "".join(f"    {line}".rstrip() + "\n" for line in ebnf().splitlines())
+    for name, made in (("words", vocabulary()), ("grammar", indented)):
+        marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        page = marked.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", page)  # type: ignore[misc]
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(current(PAGE.read_text()))
