@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The model: what it says of the stories of HMM, where it leaves something open, and what of it is noticed."""
+
+import struct
+from dataclasses import replace
+
+import pytest
+
+from dmirror.model import races
+from dmirror.model.compare import visible
+from dmirror.model.judge import judge
+from dmirror.model.machine import Machine
+from dmirror.model.rules import NEWEST, Rules
+from dmirror.scenario import tree
+from dmirror.scenario.parser import parse
+from dmirror.scenario.record import Done, Entry, Outcome, Record, Rounds
+from dmirror.scenario.seen import Raw
+
+MAPPED, MAPPED_WRITE, MAPPED_ATOMIC = 1 << 8, 1 << 9, 1 << 10
+VALID, WRITE, ERROR, ZERO, DEVICE = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6
+
+
+def scenario(text: str) -> tree.Scenario:
+    return parse(f'scenario "a story"\ncontract L-11\n{text}\n')
+
+
+def played(text: str) -> Machine:
+    story = scenario(text)
+    machine = Machine(story, NEWEST)
+    for item in story.items:
+        assert isinstance(item, tree.Step)
+        machine.do(item)
+    return machine
+
+
+def where(machine: Machine, process: str = "CPU", region: str = "buf") -> list[str]:
+    places = machine.places(tree.Pages(region))
+    return ["|".join(sorted(visible(machine.state, process, place))) for place in places]
+
+
+def entries(machine: Machine, device: str, process: str = "CPU") -> list[str]:
+    table = machine.state.mirrors[(device, process)].entries
+    found = [table.get(place) for place in machine.places(tree.Pages("buf"))]
+    return ["-" if one is None else "rw" if one.write else "r" for one in found]
+
+
+class TestStories:
+    def test_a_device_read_of_nothing_maps_the_zero_page_to_read(self):
+        machine = played("region buf: anonymous 2 pages\nA reads buf")
+        assert where(machine) == ["zero", "zero"]
+        assert entries(machine, "A") == ["r", "r"]
+
+    def test_a_migration_takes_the_entries_of_others_and_leaves_its_own(self):
+        machine = played("region buf: anonymous 2 pages, written 1\nA migrates buf[0] to device\nB reads buf[1]\n"
+                         "A reads buf[0]\nA migrates buf to device")  # fmt: skip
+        assert where(machine) == ["A", "A"]
+        assert entries(machine, "A") == ["rw", "rw"]
+        assert entries(machine, "B") == ["-", "-"]
+
+    def test_fork_makes_entries_read_only_and_takes_those_of_the_parents_devices(self):
+        machine = played("region buf: anonymous 2 pages, written 1\nA migrates buf to device\nCPU forks kid\n"
+                         "A of kid reads buf")  # fmt: skip
+        assert where(machine) == where(machine, "kid") == ["A", "A"]
+        assert entries(machine, "A") == ["-", "-"]
+        assert entries(machine, "A", "kid") == ["r", "r"]
+        assert not any(pte.write for pte in machine.state.spaces["CPU"].ptes.values())
+
+    def test_who_writes_a_shared_device_page_has_a_copy_and_the_other_the_page(self):
+        machine = played("region buf: anonymous 1 page, written 1\nA migrates buf to device\nCPU forks kid\n"
+                         "CPU writes buf = 2")  # fmt: skip
+        ours, theirs = (machine.state.spaces[name].ptes[("buf", 0)].page for name in ("CPU", "kid"))
+        assert ours is not theirs
+        assert (ours.values, theirs.values) == ({2}, {1})
+        assert where(machine) == where(machine, "kid") == ["ram"]
+
+    def test_discarded_pages_are_gone_for_cpu_and_device(self):
+        machine = played("region buf: anonymous 2 pages, written 1\nA migrates buf to device\nCPU advises buf dontneed")
+        assert where(machine) == ["none", "none"]
+        assert entries(machine, "A") == ["-", "-"]
+
+    @pytest.mark.parametrize(
+        ("step", "failed"),
+        [
+            ("CPU writes buf = 1", "SIGSEGV"),
+            ("A writes buf = 1", "EPERM"),
+            ("A takes buf exclusively", "EFAULT"),
+        ],
+    )
+    def test_read_only_memory_is_written_by_nobody(self, step, failed):
+        story = scenario(f"region buf: anonymous 1 page, read-only, written 1\n{step}")
+        assert failed in Machine(story, NEWEST).do(story.items[0]).failed
+
+    def test_a_pinned_page_and_one_of_a_file_stay(self):
+        story = scenario("region buf: anonymous 2 pages, written 1\nregion f: shared 1 page, written 1\n"
+                         "CPU pins buf[0]\nA migrates buf to device\nA migrates f to device")  # fmt: skip
+        machine = Machine(story, NEWEST)
+        assert [machine.do(item).failed for item in story.items] == [{""}, {"ENOENT"}, {"ENOENT"}]
+        assert where(machine) == ["ram", "A"]
+
+    def test_a_store_of_its_own_page_after_the_child_left_may_copy_or_not(self):
+        machine = played("region buf: anonymous 1 page, written 1\nCPU forks kid\nkid exits\nA reads buf\n"
+                         "CPU writes buf = 2")  # fmt: skip
+        assert machine.state.mirrors[("A", "CPU")].entries[("buf", 0)].maybe
+
+
+def test_where_kernels_differ_it_goes_by_the_release():
+    assert Rules.of("7.2.13-dmirror").huge_device_pages
+    assert not Rules.of("6.12.117").huge_device_pages
+    assert not Rules.of("6.12.117").exclusive_by_page
+
+
+class TestRaces:
+    STORY = (
+        "region buf: anonymous 1 page, written 0\npar\n"
+        "    column\n        CPU adds 1 to buf\n        CPU writes buf = 5\n"
+        "    column\n        A migrates buf to device"
+    )
+
+    def test_every_order_that_keeps_the_columns_is_tried_once(self):
+        story = scenario(self.STORY)
+        machine = Machine(story, NEWEST)
+        columns = races.parts(machine, story.items[0])
+        orders = [[(column, index) for column, index, _ in order] for order in races.orders(columns)]
+        assert len(orders) == races.count(columns) == 3
+        assert len({tuple(order) for order in orders}) == 3
+        assert all(order.index((0, 0)) < order.index((0, 1)) for order in orders)
+
+
+def raw(places: list[tuple[int, int, int, int]], *, process: str = "CPU", devices: str = "A") -> Raw:
+    """What is seen of `buf`: for each page flags of WALK, frame, frame in the device's table, word of pagemap."""
+    walk = b"".join(struct.pack("=QQQIIII", frame, frame, mapped, flags, 0, 0, 0) for flags, frame, mapped, _ in places)
+    words = b"".join(struct.pack("=Q", word) for *_, word in places)
+    return Raw({(device, process): {"buf": walk} for device in devices}, {process: {"buf": words}})
+
+
+PRESENT = 1 << 63
+RAM = (VALID | WRITE, 100, 0, PRESENT)
+MAPPED_RAM = (VALID | WRITE | MAPPED | MAPPED_WRITE, 100, 100, PRESENT)
+
+
+def record(start: Raw, *entries: Entry) -> Record:
+    return Record("7.3.4", {"buf": 1 << 44}, start, entries)
+
+
+class TestJudging:
+    STORY = "region buf: anonymous 1 page, written 1\nA reads buf == 1\nCPU writes buf = 2"
+
+    def entries(self) -> list[Done]:
+        return [
+            Done(Outcome(values=(1,), pages=1), raw([MAPPED_RAM])),
+            Done(Outcome(values=(2,), pages=1), raw([MAPPED_RAM])),
+        ]
+
+    def problems(self, *entries: Done) -> list[tuple[str, str]]:
+        return [(one.by, one.text) for one in judge(scenario(self.STORY), record(raw([RAM]), *entries))]
+
+    def test_what_is_right_is_passed(self):
+        assert self.problems(*self.entries()) == []
+
+    def test_a_wrong_value_is_the_files_and_the_models_to_say(self):
+        first, second = self.entries()
+        wrong = replace(first, outcome=Outcome(values=(7,), pages=1))
+        assert [by for by, _ in self.problems(wrong, second)] == ["file", "model"]
+
+    @pytest.mark.parametrize(
+        ("seen", "says"),
+        [
+            ((VALID | WRITE, 100, 0, PRESENT), "A does not map"),
+            ((VALID | MAPPED, 100, 100, PRESENT), "r for the CPU"),
+            ((VALID | WRITE | MAPPED | MAPPED_WRITE, 100, 101, PRESENT), "another page"),
+            ((0, 0, 0, 0), "none"),
+            ((VALID | WRITE | MAPPED, 100, 100, PRESENT), "may not write"),
+        ],
+    )
+    def test_a_page_table_that_should_be_another_is_noticed(self, seen, says):
+        first, second = self.entries()
+        ((by, text), *_) = self.problems(replace(first, seen=raw([seen])), second)
+        assert by == "model"
+        assert says in text
+
+    def test_a_lost_invalidation_is_noticed(self):
+        story = scenario("region buf: anonymous 1 page, written 1\nA reads buf == 1\nCPU advises buf dontneed")
+        gone = (MAPPED | MAPPED_WRITE, 0, 100, 0)
+        found = judge(story, record(raw([RAM]), self.entries()[0], Done(Outcome(), raw([gone]))))
+        assert [(one.by, one.text) for one in found] == [
+            ("model", "A still maps buf[0] of CPU; the model says that it was told")
+        ]
+
+    def test_a_play_that_broke_off_is_the_kernels(self):
+        broken = replace(record(raw([RAM])), broken="TimeoutError: no answer")
+        (problem,) = judge(scenario(self.STORY), broken)
+        assert (problem.by, problem.text) == ("kernel", "TimeoutError: no answer")
+
+    def test_a_race_comes_out_as_one_of_its_orders(self):
+        story = scenario(
+            "region buf: anonymous 1 page, written 0\npar\n    column\n        CPU adds 1 to buf\n"
+            "    column\n        A reads buf"
+        )
+        for value, right in ((0, True), (1, True), (2, False)):
+            columns = ((Done(Outcome(values=(0,), pages=1)),), (Done(Outcome(values=(value,), pages=1)),))
+            rounds = Rounds((columns,), (raw([MAPPED_RAM]),))
+            assert (judge(story, record(raw([RAM]), rounds)) == []) is right
