@@ -37,7 +37,7 @@ def of(body):
         ("CPU wrtes buf = 1", "wrtes", "'wrtes' cannot stand here; expected", "writes"),
         ("CPU reads buf[0 == 1", "==", "expected ':' or ']'", ""),
         ("CPU reads", "", "the line ends here; expected a region's name", ""),
-        ("CPU reads buf = 1", "=", "expected 'raises', ',', '==' or the end of the line", ""),
+        ("CPU reads buf = 1", "=", "expected 'raises', ',', '==' or the end of the line", "=="),
         ("CPU reads pages", "pages", "a word of the language, and cannot be a name", ""),
         ("CPU reads buf fails EFAULT", "fails", "'raises'", ""),
         ("A migrates buf to devise", "devise", "expected 'device' or 'system'", "device"),
@@ -63,6 +63,13 @@ def of(body):
         ("CPU reads buf\0", "\0", "U+0000", ""),
         ("CPU reads buf[2:2]", "[2:2]", "no page", "[2:3]"),
         ("A resumes", "resumes", "nothing held", ""),
+        ("CPU migrates buf to device", "migrates", "what a device does", ""),
+        ("A forks kid", "forks", "what a process does", ""),
+        ("CPU forks x3", "x3", "cannot be a name", ""),
+        ("A writes buf == 7", "==", "expected '='", "="),
+        ("A migrates buf to device held after copy", "held", "','", ", held"),
+        ("expect buf == A", "buf", "'where'", "where buf"),
+        ("E reads buf", "E", "a device (A, B, C or D)", ""),
         ("    CPU reads buf", "CPU", "no block begins here", ""),
         ("A fails its copy 0", "0", "count from 1", "1"),
         ("expect where buf == A x0", "x0", "no pages", "x1"),
@@ -91,6 +98,7 @@ def test_a_fault_is_rendered_with_its_line_a_caret_and_the_word_that_may_be_mean
 def test_each_broken_line_is_one_fault():
     lines = [
         "CPU wrtes buf = 1",
+        "E reads buf",
         "CPU reads buf",
         "A migrates buf",
         "B peeks buf[",
@@ -98,7 +106,7 @@ def test_each_broken_line_is_one_fault():
         "frget events",
         "A opens",
     ]
-    assert [fault.line for fault in of("\n".join(lines))] == [1, 3, 4, 5, 6]
+    assert [fault.line for fault in of("\n".join(lines))] == [1, 2, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

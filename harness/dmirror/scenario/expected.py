@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from dmirror.scenario import words
@@ -20,19 +21,19 @@ _SPELLED |= {"MIRROR": f"a device ({listed(DEVICES)})"}
 
 # A name, by the rule that takes it.
 _NAMED = {
-    "place": "a region's name",
-    "actor": "a process's name",
-    "new": "a new name",
-    "resource": listed(map(repr, words.NEEDS[:-2])),
-    "advice": "an advice such as 'dontneed'",
-    "capability": "a capability such as 'device_thp'",
-    "counter": "a counter such as 'pages_to_device'",
-    "where": listed(map(repr, words.PLACES)),
-    "allowed": listed(map(repr, words.ALLOWED)),
-    "config": "an option such as CONFIG_KSM",
-    "errno": "an errno such as EFAULT",
-    "signal": "a signal such as SIGSEGV",
-    "event": f"an event ({listed(words.EVENTS)})",
+    "place": ["a region's name"],
+    "actor": ["a process's name"],
+    "new": ["a new name"],
+    "resource": [*map(repr, words.NEEDS[:-2])],
+    "advice": ["an advice such as 'dontneed'"],
+    "capability": ["a capability such as 'device_thp'"],
+    "counter": ["a counter such as 'pages_to_device'"],
+    "where": [*map(repr, words.PLACES)],
+    "allowed": [*map(repr, words.ALLOWED)],
+    "config": ["an option such as CONFIG_KSM"],
+    "errno": ["an errno such as EFAULT"],
+    "signal": ["a signal such as SIGSEGV"],
+    "event": [f"an event ({listed(words.EVENTS)})"],
 }
 _VOCABULARY: dict[str, Iterable[str]] = {
     "resource": words.NEEDS,
@@ -45,6 +46,11 @@ _VOCABULARY: dict[str, Iterable[str]] = {
 }
 # Never asked for: they stand for something else than text.
 _HIDDEN = {"START", "BAD", "NOTHING", "error", "INDENT", "DEDENT", "$end"}
+_OF_DEVICES = ("MIGRATES", "PEEKS", "TAKES", "SNAPSHOTS", "EVICTS", "CLOSES", "OPENS")
+_OF_PROCESSES = (
+    *("ADDS", "FORKS", "STARTS", "EXITS", "EXECS", "DIES", "MAPS", "UNMAPS", "PROTECTS", "MOVES", "ADVISES"),
+    *("LOCKS", "UNLOCKS", "PINS", "UNPINS", "SWAPS", "COLLAPSES", "SPLITS", "LIMITS", "LIFTS"),
+)
 _ORDER = (*tokens, "error", "$end")
 _OPENS = 'a scenario begins with its title: scenario "what it shows"'
 
@@ -159,11 +165,18 @@ class Expected:
 
     def _message(self, token: Any, expected: dict[str, set[str]]) -> str:
         word = self._word(token)
-        if "NAME" in expected and {"new", "place", "actor"} & expected["NAME"] and word in KEYWORDS:
-            could = self._spelled(expected)
-            return f"{word!r} is a word of the language, and cannot be a name; expected {could}"
+        could = self._spelled(expected)
+        if "NAME" in expected and {"new", "place", "actor"} & expected["NAME"]:
+            if word in KEYWORDS:
+                return f"{word!r} is a word of the language, and cannot be a name; expected {could}"
+            if token.type == "COUNT":
+                return f"{word!r} is a number of times, and cannot be a name; expected {could}"
+        if token.type in _OF_DEVICES and "FORKS" in expected:
+            return f"{word!r} is what a device does, as in 'A {word}', and not a process"
+        if token.type in _OF_PROCESSES and "MIGRATES" in expected:
+            return f"{word!r} is what a process does, as in 'CPU {word}', and not a device"
         found = "the line ends here" if token.type == "NEWLINE" else f"{word!r} cannot stand here"
-        return f"{found}; expected {self._spelled(expected)}"
+        return f"{found}; expected {could}"
 
     def _word(self, token: Any) -> str:
         if token.type == "NEWLINE":
@@ -174,12 +187,18 @@ class Expected:
     def _spelled(self, expected: dict[str, set[str]]) -> str:
         said = []
         for token, rules in expected.items():
-            named = [_NAMED[rule] for rule in rules if rule in _NAMED] if token in ("NAME", "CAPITALS") else []
-            said += named or [_SPELLED[token]]
+            named = [_NAMED[rule] for rule in sorted(rules) if rule in _NAMED] if token in ("NAME", "CAPITALS") else []
+            said += [text for texts in named for text in texts] or [_SPELLED[token]]
         return listed(dict.fromkeys(said)) if said else "nothing"
 
     def _suggested(self, token: Any, expected: dict[str, set[str]]) -> str:
         word = self._word(token)
+        if token.type in ("EQUALS", "IS") and (sign := {"EQUALS": "IS", "IS": "EQUALS"}[token.type]) in expected:
+            return SIGNS[sign]
+        if token.type in ("HELD", "WAITS") and "COMMA" in expected:
+            return f", {word}"
+        if "WHERE" in expected and word in self._regions():
+            return f"where {word}"
         could = [word for word, kind in KEYWORDS.items() if kind in expected]
         could += [MAIN] if MAIN in expected else []
         could += DEVICES if "MIRROR" in expected else []
@@ -189,6 +208,10 @@ class Expected:
             if rules & {"place", "actor"}:
                 could += sorted(self._named())
         return nearest(word, could) if word not in could else ""
+
+    def _regions(self) -> set[str]:
+        given = self.given.all
+        return {name.value for region, name in pairwise(given) if (region.type, name.type) == ("REGION", "NAME")}
 
     def _named(self) -> set[str]:
         """The names that the text has so far."""

@@ -47,4 +47,10 @@ def _grammar() -> Grammar:
     """With its tables: to make them takes less than the imports do, so that they are not kept anywhere."""
     grammar = Grammar()
     grammar.parser = yacc.yacc(module=grammar, debug=False, write_tables=False, errorlog=yacc.NullLogger())
+    # A line that could not be read is over with its NEWLINE, whatever comes then: yacc would look at that first, and
+    # say nothing of it where it is wrong too.
+    for state, actions in grammar.parser.action.items():
+        (rule, *others) = set(actions.values())
+        if not others and rule < 0 and grammar.parser.productions[-rule].name == "broken_line":
+            grammar.parser.defaulted_states[state] = rule
     return grammar
