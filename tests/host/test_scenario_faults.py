@@ -6,6 +6,7 @@ MUTANTS=1000 looks at so many of them.
 
 import os
 import random
+import re
 
 import pytest
 
@@ -133,6 +134,8 @@ def test_each_broken_line_is_one_fault():
         "par\nA reads buf",
         "par\n    column\nA reads buf",
         "par\n    column\n        A migrates buf to device, held after setup\n            B reads buf\nA reads buf",
+        "par\n column\n  A takes buf exclusively, held when exclusive\n   B reads buf\n  A zzq\nA reads buf",
+        "par\n    7\n        A reads buf\n    column\n        A reads buf",
         # Indentation.
         "A reads buf\n    B reads buf\n    B reads buf\nA reads buf",
         "A reads buf\n    B reads buf\n        B reads buf\nA reads buf",
@@ -148,7 +151,9 @@ def test_nothing_is_said_of_what_only_follows(body):
     assert len(of(body)) == 1, of(body)
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only\n", 'scenaro "x"\nregion buf: anonymous 1 page\nA reads buf\n'])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# only\n", 'scenaro "x"\nregion buf: memfd 1 page\nA reads buf', 'x\nscenario "x"\nA closes']
+)
 def test_a_title_is_wanted(text):
     (fault,) = faults(text)
     assert "begins with its title" in fault.message
@@ -169,6 +174,19 @@ def test_deep_and_long_texts_have_an_end():
     assert len(of("A writes buf = " + "9" * 10_000)) == 1
     assert len(of("expect where buf == " + "A x99999 " * 5 + "zzz")) == 1
     assert of("x" * 50_000)
+
+
+@pytest.mark.parametrize("word", ["zzq", "held", "7", '"', "resumes", "column", ","])
+def test_a_broken_word_is_one_fault_in_its_line(word):
+    """Whichever word it is."""
+    for text in map(bytes.decode, SEEDS[:: len(SEEDS) // 5]):
+        for found in re.finditer(r"[\w-]+|[^\s\w]", text):
+            broken = text[: found.start()] + word + text[found.end() :]
+            try:
+                parse(broken)
+            except Faults as said:
+                assert len(said.faults) == 1, (broken, said)
+                assert said.faults[0].line == text.count("\n", 0, found.start()) + 1, (broken, said)
 
 
 def mutant(choices):

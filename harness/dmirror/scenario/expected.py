@@ -71,6 +71,8 @@ class Expected:
             at = At(first[0].lineno, first[0].lexpos, first[0].endlexpos - first[0].lexpos)
             self.faults.append(Fault.at(at, _OPENS, nearest(self._word(first[0]), ["scenario"])))
             return
+        if first and first[0].type != "SCENARIO" and token is not None and token.type == "SCENARIO":
+            return  # here it is
         if token is None or token.type in ("DEDENT", "INDENT"):
             self._ended(token, expected)
             return
@@ -82,7 +84,9 @@ class Expected:
         elif token.type == "RESUMES" and "RESUMES" not in expected and "READS" in expected:
             self.faults.append(Fault.at(at, "there is nothing held here that could be resumed"))
         elif set(expected) == {"COLUMN"}:
-            if self._first(token, "in a par stands 'column', and its steps are indented below that"):
+            if not token.after_broken and self._first(
+                token, "in a par stands 'column', and its steps are indented below that"
+            ):
                 self.faults.append(Fault.at(at, "in a par stands 'column', and its steps are indented below that"))
         elif not self._unresumed(at, expected):
             self.faults.append(Fault.at(at, self._message(token, expected), self._suggested(token, expected)))

@@ -460,10 +460,10 @@ class Grammar(Expected):
 
     def p_item_held(self, p: Any) -> None:
         """item : step COMMA HELD hold NEWLINE INDENT items DEDENT resume"""
-        resumed, at = p[9]
-        held, said = format_subject(subject(p[1])), format_subject(resumed)
-        if said != held:
-            self._wrong(at, f"{held} is held since line {p[1].at.line}, and not {said}", held)
+        who, at = p[9]
+        held = format_subject(subject(p[1]))
+        if who and format_subject(who) != held:
+            self._wrong(at, f"{held} is held since line {p[1].at.line}, and not {format_subject(who)}", held)
         block = tuple(item for item in p[7] if item is not BROKEN)
         p[0] = replace(p[1], held=p[4], block=block, resumes=at, at=self._at(p, 1, 4))
 
@@ -471,6 +471,10 @@ class Grammar(Expected):
         """resume : actor RESUMES NEWLINE
         | device RESUMES NEWLINE"""
         p[0] = (p[1], self._at(p, 1, 2))
+
+    def p_stray_resume(self, p: Any) -> None:
+        """resume : broken"""
+        p[0] = (None, tree.NOWHERE)
 
     def p_hold(self, p: Any) -> None:
         """hold : point

@@ -277,6 +277,7 @@ class Tokens:
                 known = " or ".join(str(level) for level, _ in levels)
                 said = Bad(f"indented by {width} spaces: the lines that this could stand under are by {known}")
                 self.misplaced.append((0, here, said))
+                levels[-1] = (width, levels[-1][1])  # the lines after it are likely to stand under it
                 break
             _, real = levels.pop()
             left_broken = not real
