@@ -4,8 +4,10 @@
 import json
 import re
 import textwrap
+from types import SimpleNamespace
 
 import pytest
+from ply import yacc
 
 from dmirror.counters import Counters
 from dmirror.mirror import CAPABILITIES
@@ -13,6 +15,7 @@ from dmirror.paths import ROOT
 from dmirror.scenario import ebnf, words
 from dmirror.scenario.check import check
 from dmirror.scenario.faults import Faults
+from dmirror.scenario.grammar import Grammar
 from dmirror.scenario.lexer import KEYWORDS
 from dmirror.scenario.parser import parse
 from dmirror.scenario.text import format
@@ -31,6 +34,14 @@ def test_the_page_is_what_the_grammar_says():
     """It is made by python -m dmirror.scenario.ebnf."""
     assert ebnf.current(TEXT) == TEXT
     assert ebnf.ebnf().count(";\n") > 40
+
+
+def test_the_grammar_is_unambiguous():
+    """yacc warns of what it has to choose between; only BAD stands in no rule."""
+    said = []
+    log = SimpleNamespace(**dict.fromkeys(["info", "warning", "error"], lambda text, *parts: said.append(text % parts)))
+    yacc.yacc(module=Grammar(), debug=False, write_tables=False, errorlog=log)
+    assert said == ["Token 'BAD' defined, but not used", "There is 1 unused token"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.split('"')[1])

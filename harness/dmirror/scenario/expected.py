@@ -55,6 +55,10 @@ _ORDER = (*tokens, "error", "$end")
 _OPENS = 'a scenario begins with its title: scenario "what it shows"'
 
 
+BROKEN = object()
+"""In the place of an item that could not be read."""
+
+
 class Expected:
     """The part of a grammar that yacc calls where no rule goes on."""
 
@@ -124,10 +128,9 @@ class Expected:
 
     def _after_broken(self) -> bool:
         """Whether the item before could not be read."""
-        made = [symbol.value for symbol in self.parser.symstack if getattr(symbol, "type", "") in ("items", "lines")]
-        return any(symbol.type == "broken_line" for symbol in self.parser.symstack) or (
-            bool(made) and bool(made[-1]) and not hasattr(made[-1][-1], "at") and not isinstance(made[-1][-1], tuple)
-        )
+        symbols = [symbol for symbol in self.parser.symstack if hasattr(symbol, "type")]
+        lists = [symbol.value for symbol in symbols if symbol.type in ("items", "lines")]
+        return "broken_line" in [symbol.type for symbol in symbols] or (bool(lists) and lists[-1][-1:] == [BROKEN])
 
     def _first(self, token: Any, message: str) -> bool:
         """Whether that is not said yet of the block that this stands in."""

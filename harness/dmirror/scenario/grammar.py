@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from dmirror.scenario import tree, words
-from dmirror.scenario.expected import Expected
+from dmirror.scenario.expected import BROKEN, Expected
 from dmirror.scenario.faults import Fault, nearest
 from dmirror.scenario.lexer import Hexadecimal, Tokens, tokens
 from dmirror.scenario.text import format_subject, subject
@@ -21,9 +21,6 @@ from dmirror.scenario.tree import At
 
 ERRNOS = frozenset(errno.errorcode.values())
 SIGNALS = frozenset(number.name for number in signal.Signals)
-
-BROKEN = object()
-"""In the place of an item that could not be read."""
 
 
 class Grammar(Expected):
