@@ -82,7 +82,10 @@ def visible(state: State, process: str, place: Place) -> frozenset[str]:
     if pte.moving:
         return frozenset(["swap"])
     if pte.exclusive is not None:
-        seen |= {"exclusive", "swap"} if pte.exclusive not in state.mirrors else {"exclusive"}
+        # Who made it so may have been told since, of a change of rights for one.
+        mirror = state.mirrors.get(pte.exclusive)
+        entry = mirror.entries.get(place) if mirror else None
+        seen |= {"swap"} if entry is None else {"exclusive", "swap"} if entry.maybe else {"exclusive"}
     elif pte.page is None:
         seen |= {"zero", "ram"} if vma.huge or vma.rights == "none" or not mirrors else {"zero"}
     else:
@@ -122,6 +125,8 @@ def _entry_of_cpu(state: State, process: str, place: Place, page: Seen, where: s
 
 
 def _settle(state: State, page: Page, place: str) -> None:
+    if len(list(state.users(page))) > 1 and "swap" in page.at:
+        return  # each of them comes back from swap by itself
     if place in page.at:
         page.at = frozenset([place])
     elif place == "swap":

@@ -11,6 +11,8 @@ from dmirror.model.faults import Refused
 from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place
 from dmirror.scenario import tree
 
+HUGE = faults.HUGE
+
 if TYPE_CHECKING:
     from dmirror.model.machine import Machine
 
@@ -47,7 +49,8 @@ def access(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> Allowe
         if entry is None:
             break
         if isinstance(step, tree.DeviceWrite):
-            assert entry.page is not None
+            if entry.page is None or entry.exclusive or entry.write is not True:
+                break
             entry.page.values = frozenset([wanted[number]])
         values.append(entry.page.values if entry.page is not None else ZERO)
     done = len(values)
@@ -60,11 +63,16 @@ def access(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> Allowe
 
 def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place], *, write: bool) -> frozenset[str]:
     """A device fault goes to the end of the call, up to the first page that cannot be had."""
+    space = machine.state.spaces[key[1]]
+    table, further = None, False
     for place in places:
+        vma = space.vmas.get(place)
+        # What one walk of a page table goes over: at most a huge page of one mapping.
+        here = (place[0], place[1] // HUGE, vma.rights if vma else "", id(vma.file) if vma else 0)
+        table, further = here, further and here == table
         try:
-            faults.device_fault(machine.state, key, place, write=write)
+            further = faults.device_fault(machine.state, key, place, write=write, further=further)
         except Refused as refused:
-            machine.state.mirrors[key].entries.pop(place, None)
             return refused.names
     return frozenset([""])
 
@@ -100,25 +108,28 @@ def _migrate(machine: Machine, key: tuple[str, str], places: list[Place]) -> Non
     space, mirror = machine.state.spaces[process], machine.state.mirrors[key]
     faults.invalidate(machine.state, process, places, device)
     for place in places:
-        if not faults.may_migrate(machine.state, space, place) or _fails(mirror, "device allocation", "copy"):
+        if not faults.may_migrate(machine.state, space, place):
+            _put_back(machine, process, place)
+            continue
+        failed = mirror.fails("device allocation") or mirror.fails("copy")
+        if failed and not space.vmas[place].huge:
+            _put_back(machine, process, place)
             continue
         faults.to_device(machine.state, key, place)
-        if machine.state.racing:
+        if machine.state.racing or failed:
+            # A huge page that fails becomes small ones, of which that one fails or not.
             pte = space.ptes[place]
             assert pte.page is not None
             pte.page.at |= RAM
             mirror.entries[place].maybe = True
 
 
-def _fails(mirror: Mirror, *whats: str) -> bool:
-    """Whether an injected failure comes to this page."""
-    for what in whats:
-        if what in mirror.failing:
-            mirror.failing[what] -= 1
-            if mirror.failing[what] == 0:
-                del mirror.failing[what]
-                return True
-    return False
+def _put_back(machine: Machine, process: str, place: Place) -> None:
+    """A page that stays may have been unmapped on the way, wherever it is mapped (migrate_vma_unmap())."""
+    pte = machine.state.spaces[process].ptes.get(place)
+    if pte is not None and pte.page is not None and pte.page.at == RAM and pte.exclusive is None:
+        for of, there, _ in machine.state.users(pte.page):
+            faults.loosen(machine.state, of, [there])
 
 
 def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: list[Place]) -> Allowed:

@@ -104,9 +104,11 @@ def back(state: State, process: str, place: Place) -> None:
     if page is None or page.at == RAM or page.device in COHERENT:
         return
     if page.at <= {"ram", "swap"}:
-        page.at = RAM
+        page.at = frozenset(["ram", "swap"]) if _shared(state, page) else RAM
         pte.write = None if space.vmas[place].rights == "read-write" else False
         return
+    if injected(state, page, "copy"):
+        raise Refused("SIGBUS")
     to_system(state, page, process)
     # Of a huge page the others come along, if there is memory for all.
     for other in block(space, place):
@@ -115,6 +117,11 @@ def back(state: State, process: str, place: Place) -> None:
             beside.page.at |= RAM
             beside.maybe = False
             loosen(state, process, [other])
+
+
+def injected(state: State, page: Page, what: str) -> bool:
+    """Whether a failure was injected, by the mirror that migrated the page, and this is what fails."""
+    return any(page in mirror.moved and mirror.fails(what) for mirror in state.mirrors.values())
 
 
 def revoke(state: State, process: str, place: Place, pte: Pte) -> None:
@@ -274,8 +281,12 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
 # Device faults
 
 
-def device_fault(state: State, key: tuple[str, str], place: Place, *, write: bool) -> None:
-    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it."""
+def device_fault(state: State, key: tuple[str, str], place: Place, *, write: bool, further: bool = False) -> bool:
+    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it.
+
+    Whether the walk had to fault it. `further`: it has faulted one before, and so goes on to fault all that follow it
+    under the same page table, even pages of its own device, which come back (docs/findings.md, H-04).
+    """
     device, process = key
     space, mirror = state.spaces[process], state.mirrors[key]
     vma = space.vmas.get(place)
@@ -286,12 +297,27 @@ def device_fault(state: State, key: tuple[str, str], place: Place, *, write: boo
     pte = space.ptes.get(place)
     if pte is not None and pte.moving:
         raise Refused("a wait for the migration that is held")
-    own = pte is not None and pte.page is not None and pte.page.device == device and pte.exclusive is None
-    if pte is None or not own or (write and pte.write is False):
-        pte = fault(state, process, place, write=write)
-    elif write and pte.write is None:
+    ready = pte is not None and pte.exclusive is None and not pte.maybe and _readable(pte, device)
+    writable = ready and pte is not None and pte.write is not False and pte.page is not None
+    own = ready and pte is not None and pte.page is not None and pte.page.device == device
+    # A page of its own that may not be written is not faulted by the walk: the driver asks for it as a stranger.
+    stranger = own and write and not writable and not further
+    needed = not ready or (write and not writable)
+    if needed or further:
+        try:
+            pte = fault(state, process, place, write=write)
+        except Refused:  # of an injected failure, which the driver meets by trying page by page
+            pte = fault(state, process, place, write=write)
+    assert pte is not None
+    if write and pte.write is None:
         pte.write = True
     mirror.entries[place] = Entry(pte.page, pte.write)
+    return further or (needed and not stranger)
+
+
+def _readable(pte: Pte, device: str) -> bool:
+    page = pte.page
+    return page is None or page.at == RAM or page.device == device or page.device in COHERENT
 
 
 def mirror_of(state: State, key: tuple[str, str]) -> Mirror:

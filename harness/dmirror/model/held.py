@@ -20,6 +20,30 @@ End = Callable[[], Allowed]
 
 def begin(machine: Machine, step: tree.Step) -> End:
     """Carry a step out up to where it is held; what is returned carries it out to its end."""
+    end = _begin(machine, step)
+
+    def ended() -> Allowed:
+        try:
+            allowed = end()
+        except (KeyError, Refused) as refused:
+            allowed = Allowed(refused.names if isinstance(refused, Refused) else frozenset())
+        device = getattr(step, "device", None)
+        if isinstance(device, tree.Device) and device.process not in machine.state.spaces:
+            # Its address space went while it was held: it may come to its end all the same.
+            return Allowed(allowed.failed | _LATE)
+        if any(isinstance(item, tree.Step) and item.waits for item in step.block):
+            # Who waits goes on before it has counted what it did.
+            late = frozenset(["ENOENT", "EFAULT", "EPERM"] if isinstance(device, tree.Device) else [])
+            return Allowed(allowed.failed | late, None if late else allowed.values)
+        return allowed
+
+    return ended
+
+
+_LATE = frozenset(["", "EFAULT", "EINVAL", "ESRCH", "ENOENT", "EINTR"])
+
+
+def _begin(machine: Machine, step: tree.Step) -> End:
     assert step.held is not None
     whole = replace(step, held=None, block=())
     match step:
@@ -33,8 +57,7 @@ def begin(machine: Machine, step: tree.Step) -> End:
             # It is held at the first page.
             first = tree.Pages(step.pages.region, step.pages.first, step.pages.first + 1)
             allowed = machine.do(tree.Exclusive(step.device, first))
-            if len(machine.places(step.pages)) == 1:
-                return lambda: allowed
+            return _exclusive(machine, step, allowed)
     return lambda: machine.do(whole)
 
 
@@ -67,6 +90,8 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
             mirror.entries.pop(place, None)
 
     def fill() -> None:
+        # Announced from the first hole on, before it is known whether they still are holes.
+        faults.invalidate(state, key[1], places[places.index(holes[0]) :] if holes else [], key[0])
         for place in holes:
             pte = space.ptes.get(place)
             if place in space.vmas and (pte is None or pte.page is None):
@@ -112,6 +137,25 @@ def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
         if other is not pte:
             other.moving = True
             faults.invalidate(machine.state, process, [place])
+
+
+def _exclusive(machine: Machine, step: tree.Exclusive, allowed: Allowed) -> End:
+    """The first page is exclusive, and the driver has not noted it yet."""
+    key = (step.device.name, step.device.process)
+    places = machine.places(step.pages)
+    entries = machine.state.mirrors[key].entries
+    entry = entries.pop(places[0], None)
+
+    def end() -> Allowed:
+        pte = machine.state.spaces[key[1]].ptes.get(places[0])
+        if entry is not None and pte is not None and pte.exclusive == key:
+            entries[places[0]] = entry
+        if len(places) == 1:
+            return allowed
+        rest = tree.Pages(step.pages.region, step.pages.first + 1, step.pages.first + len(places))
+        return replace(machine.do(tree.Exclusive(step.device, rest)), pages=None)
+
+    return end
 
 
 def _cpu_fault(machine: Machine, step: tree.Load | tree.Store | tree.Add) -> End:

@@ -31,7 +31,7 @@ def _item(machine: Machine, item: tree.Item, indent: str) -> Iterator[str]:
     if isinstance(item, tree.Par):
         yield from (indent + line for line in format_item(item))
         columns = races.parts(machine, item)
-        yield f"{indent}  # {races.count(columns)} orders in which they may take effect; each time in the first of them:"
+        yield f"{indent}  # {races.count(columns)} orders that they may take effect in; each time in the first:"
         for _ in range(item.times):
             races.run(machine, next(races.orders(columns)))
         yield from _memory(machine)

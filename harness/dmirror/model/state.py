@@ -25,13 +25,14 @@ class Page:
     `file`: a page of a file, which never migrates; `pins` are references that nothing here explains.
     """
 
-    __slots__ = ("at", "file", "pins", "values")
+    __slots__ = ("at", "file", "pins", "places", "values")
 
     def __init__(self, values: Numbers, at: frozenset[str] = RAM, *, file: bool = False) -> None:
         self.values = values
         self.at = at
         self.file = file
         self.pins = 0
+        self.places: set[Place] = set()  # where somebody has or had it
 
     @property
     def device(self) -> str:
@@ -53,6 +54,15 @@ class Pte:
     exclusive: tuple[str, str] | None = None
     maybe: bool = False
     moving: bool = False
+
+
+class Ptes(dict[Place, Pte]):
+    """The CPU's page table of one address space; pages know where they are in it."""
+
+    def __setitem__(self, place: Place, pte: Pte) -> None:
+        if pte.page is not None:
+            pte.page.places.add(place)
+        super().__setitem__(place, pte)
 
 
 @dataclass(slots=True)
@@ -100,13 +110,22 @@ class Mirror:
     moved: list[Page] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)  # what INJECT counts down
 
+    def fails(self, what: str) -> bool:
+        """Whether an injected failure comes to this one."""
+        if what in self.failing:
+            self.failing[what] -= 1
+            if self.failing[what] == 0:
+                del self.failing[what]
+                return True
+        return False
+
 
 @dataclass(slots=True)
 class Space:
     """An address space: what is mapped where, and what is there."""
 
     vmas: dict[Place, Vma] = field(default_factory=dict)
-    ptes: dict[Place, Pte] = field(default_factory=dict)
+    ptes: Ptes = field(default_factory=Ptes)
     pins: dict[Place, list[Page | None]] = field(default_factory=dict)
 
 
@@ -124,8 +143,9 @@ class State:
     def users(self, page: Page) -> Iterator[tuple[str, Place, Pte]]:
         """Every entry of a CPU page table that has the page."""
         for process, space in self.spaces.items():
-            for place, pte in space.ptes.items():
-                if pte.page is page:
+            for place in page.places:
+                pte = space.ptes.get(place)
+                if pte is not None and pte.page is page:
                     yield process, place, pte
 
     def mirrors_of(self, process: str) -> Iterator[tuple[str, Mirror]]:
@@ -176,9 +196,10 @@ class State:
                     place: Vma(v.rights, v.private, file(v.file), v.huge, v.hugetlb, v.locked, v.fork, v.anon)
                     for place, v in space.vmas.items()
                 },
-                {place: Pte(page(p.page), p.write, p.exclusive, p.maybe, p.moving) for place, p in space.ptes.items()},
-                {place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
+                pins={place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
             )
+            for place, p in space.ptes.items():
+                twin.spaces[name].ptes[place] = Pte(page(p.page), p.write, p.exclusive, p.maybe, p.moving)
         for key, mirror in self.mirrors.items():
             twin.mirrors[key] = Mirror(
                 {place: Entry(page(e.page), e.write, e.exclusive, e.maybe) for place, e in mirror.entries.items()},

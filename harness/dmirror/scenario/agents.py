@@ -248,4 +248,5 @@ class Agents:
 
 def errno_name(number: int) -> str:
     """EFAULT for 14."""
-    return errno.errorcode.get(number, str(number))
+    # One of two names of the same number; the kernel's is the other.
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))

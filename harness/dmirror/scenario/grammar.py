@@ -19,7 +19,7 @@ from dmirror.scenario.lexer import Hexadecimal, Tokens, tokens
 from dmirror.scenario.text import format_subject, subject
 from dmirror.scenario.tree import At
 
-ERRNOS = frozenset(errno.errorcode.values())
+ERRNOS = frozenset(name for name in vars(errno) if name.startswith("E"))
 SIGNALS = frozenset(number.name for number in signal.Signals)
 
 

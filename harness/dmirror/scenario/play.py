@@ -21,7 +21,7 @@ from dmirror.process import PATIENCE
 from dmirror.scenario import tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply, errno_name
 from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
-from dmirror.scenario.world import SYSTEM_CALLS, Unsupported, World
+from dmirror.scenario.world import CHARGE_SLACK, SYSTEM_CALLS, Unsupported, World
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
@@ -126,7 +126,7 @@ class _Play:
         elif isinstance(item, tree.Counts):
             return Looked(number=self._world.counted(item.device, item.counter))
         elif isinstance(item, tree.Charged):
-            return Looked(number=self._world.charged())
+            return Looked(number=self._world.charged(), slack=CHARGE_SLACK)
         return None
 
     # One step

@@ -46,10 +46,11 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """An expectation that asks for more than memory: events of the mirror so far, or a number."""
+    """An expectation that asks for more than memory: events of the mirror so far, or a number, exact up to `slack`."""
 
     events: tuple[Event, ...] = ()
     number: int = 0
+    slack: int = 0
 
 
 Entry = Done | Rounds | Looked | None

@@ -35,6 +35,9 @@ _GROUPS = Path("/sys/fs/cgroup")
 _SPLIT = Path("/sys/kernel/debug/split_huge_pages")
 _RECORDS = 16384  # of a mirror's log: many times what a scenario makes
 
+CHARGE_SLACK = 64 * (os.cpu_count() or 1)
+"""Pages: so many for each processor may not be in memory.stat yet (MEMCG_CHARGE_BATCH, mm/memcontrol.c)."""
+
 SYSTEM_CALLS = ("unmaps", "protects", "moves", "advises", "collapses", "locks", "unlocks")
 """The verbs of tree.Call that are one system call, which an agent makes by itself."""
 
@@ -228,12 +231,19 @@ class World:
             self._group.mkdir()
             for process in self._processes:
                 (self._group / "cgroup.procs").write_text(str(self.agents[process].pid))
-            self._charge = int((self._group / "memory.current").read_text())
+            self._charge = self._charged()
         return self._group
 
     def charged(self) -> int:
         """Pages charged since the group was made."""
-        return (int((self.group() / "memory.current").read_text()) - self._charge) // PAGE
+        self.group()
+        return self._charged() - self._charge
+
+    def _charged(self) -> int:
+        """Pages of memory that processes map or files have, by memory.stat: not the kernel's own for them."""
+        assert self._group is not None
+        stat = dict(line.split() for line in (self._group / "memory.stat").read_text().splitlines())
+        return (int(stat["anon"]) + int(stat["file"])) // PAGE
 
     # Mirrors
 
