@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Agents: the processes of a scenario and their threads, each of which does what it is told over a channel of its own.
 
-They run nothing of the interpreter (uapi/agent.c), so their memory is what the scenario makes of it, and whoever is
-held there holds no lock of ours.
+They are a program of their own (uapi/agent.c), so their memory is what the scenario makes of it, and whoever is held
+there holds no lock of ours.
 """
 
 from __future__ import annotations
 
 import array
 import errno
+import mmap
 import os
 import select
 import signal
@@ -16,17 +17,18 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from dmirror.process import PATIENCE
-from dmirror.uapi import ffi, lib
+from dmirror.uapi import build, lib
 
 _ORDER = struct.Struct("=8Q")
 _REPLY = struct.Struct("=qQII")
 _LONGEST = _REPLY.size + 8 * lib.AGENT_VALUES
+_SCRATCH = 64 << 10  # bytes
+_USUAL = struct.pack("ll", 0, 50_000)  # struct timeval: after so long without an answer it is asked why
 _SYS_RECVFROM = "45"  # asm/unistd_64.h: where an agent waits for its next order
 
 
@@ -38,8 +40,7 @@ class Gone(Exception):
         self.signal = number
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """`result` of a call, or the pages that were accessed; `signal` 0 or what the next raised, `fault` where."""
 
     result: int
@@ -72,38 +73,42 @@ class Agent:
 
     def receive(self) -> Reply:
         """The answer to the last order. Gone, or TimeoutError after PATIENCE."""
-        return self._receive()[0]
+        try:
+            data = self._channel.recv(_LONGEST)
+        except BlockingIOError:
+            self._wait()
+            data = self._channel.recv(_LONGEST)
+        self.pending -= 1
+        return _reply(data)
 
     def ask(self, what: int, *args: int) -> Reply:
         """An order and its answer."""
         self.send(what, *args)
-        return self._receive()[0]
+        return self.receive()
 
     def open(self, device: int) -> int:
         """A descriptor of the device, on which the agent's memory is mirrored. OSError as open(2)."""
         self.send(lib.AGENT_OPEN, device)
-        reply, fds = self._receive()
-        reply.checked(f"open of hmm_dmirror{device} by {self.name}")
+        self._wait()
+        data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
+        self.pending -= 1
+        _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
+        fds = array.array("i")
+        fds.frombytes(control[0][2])
         return fds[0]
 
     def call(self, name: str, number: int, *args: int) -> int:
         """A system call. OSError if it fails."""
         return self.ask(lib.AGENT_CALL, number, *args).checked(f"{name} by {self.name}")
 
-    def _receive(self) -> tuple[Reply, list[int]]:
+    def _wait(self) -> None:
+        """Until there is an answer. Gone, or TimeoutError after PATIENCE."""
         # Other agents have the far end of the channel, too: its end tells nothing.
         ready = select.select([self._channel.fileno(), self._pidfd], [], [], PATIENCE)[0]
         if not ready:
             raise TimeoutError(f"no answer of {self.name} for {PATIENCE:.0f} s")
         if self._channel.fileno() not in ready:
             raise self._gone()
-        data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
-        self.pending -= 1
-        fds = array.array("i")
-        for _, _, body in control:
-            fds.frombytes(body)
-        result, fault, number, count = _REPLY.unpack_from(data)
-        return Reply(result, fault, number, struct.unpack_from(f"={count}Q", data, _REPLY.size)), list(fds)
 
     def _gone(self) -> Gone:
         """Why nothing comes any more; only our own child's status can be asked for."""
@@ -158,23 +163,28 @@ class Agent:
 
 
 class Agents:
-    """All the agents of a player: the first process, and those that it forks or starts. Ended by `close`."""
+    """All the agents of a player: the first process, and those that it forks or starts. Ended by `close`.
+
+    `scratch` is what each of them has at AGENT_SCRATCH, for arguments of system calls.
+    """
 
     def __init__(self, name: str) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(lib.AGENT_CHANNELS)]
         self._ours = [ours for ours, _ in pairs]
         self._free = list(range(1, len(pairs)))
         self._of: dict[str, int] = {name: 0}
-        theirs = ffi.new("int[]", [end.fileno() for _, end in pairs])
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            for ours in self._ours:
-                os.close(ours.fileno())
-            lib.dm_agent(theirs, len(pairs), parent)
-            os._exit(1)
-        for _, end in pairs:
-            end.close()
+        for ours in self._ours:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _USUAL)
+        scratch = os.memfd_create("scratch")
+        os.ftruncate(scratch, _SCRATCH)
+        self.scratch = mmap.mmap(scratch, _SCRATCH)
+        theirs = [scratch, *(end.detach() for _, end in pairs)]
+        for fd in theirs:
+            os.set_inheritable(fd, True)
+        program = os.fspath(build.folder() / build.AGENT)
+        pid = os.posix_spawn(program, [program, str(os.getpid()), *map(str, theirs)], os.environ)
+        for fd in theirs:
+            os.close(fd)
         self.first = pid  # process number of the first one, our child
         self.all = {name: Agent(name, self._ours[0], pid)}
 
@@ -244,6 +254,12 @@ class Agents:
             os.waitpid(self.first, 0)
         for ours in self._ours:
             ours.close()
+        self.scratch.close()
+
+
+def _reply(data: bytes) -> Reply:
+    result, fault, number, count = _REPLY.unpack_from(data)
+    return Reply(result, fault, number, struct.unpack_from(f"={count}Q", data, _REPLY.size) if count else ())
 
 
 def errno_name(number: int) -> str:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import mmap
+import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from typing import Self
 from dmirror.calls import MirrorError
 from dmirror.holds import HoldOver
 from dmirror.memory import WORDS, Data, Span
-from dmirror.mirror import devices
+from dmirror.mirror import capabilities, devices, node
 from dmirror.process import PATIENCE
 from dmirror.scenario import tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply, errno_name
@@ -25,7 +25,8 @@ from dmirror.scenario.world import CHARGE_SLACK, SYSTEM_CALLS, Unsupported, Worl
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
-_SCRATCH = 64 << 10  # bytes for the arguments of the agents' system calls
+_PROCESSORS = os.sched_getaffinity(0)
+_RELEASE = os.uname().release
 _INJECT = {
     "device allocation": lib.DMIRROR_INJECT_DEVICE_ALLOC,
     "system allocation": lib.DMIRROR_INJECT_SYSTEM_ALLOC,
@@ -41,7 +42,6 @@ class Player:
     """Plays scenarios one after another, with the same first process as long as that lives."""
 
     def __init__(self) -> None:
-        self._scratch = mmap.mmap(-1, _SCRATCH)  # shared with every agent
         self._agents: Agents | None = None
 
     def __enter__(self) -> Self:
@@ -57,19 +57,52 @@ class Player:
             self._agents.close()
             self._agents = None
 
-    def play(self, scenario: tree.Scenario) -> Record:
-        """Play it to its end, whatever comes out. Unsupported where the machine cannot."""
-        if self._agents is None:
-            self._agents = Agents(tree.MAIN)
-        world = World(self._agents, self._scratch)
-        whole = False
-        try:
-            record = _Play(scenario, world).run()
-            whole = world.clear()
-        finally:
-            if not whole:
-                self._end()
+    def play(self, scenario: tree.Scenario, *, log: bool = True) -> Record:
+        """Play it to its end, whatever comes out. Unsupported where the machine cannot.
+
+        `log`: with the record's table of events, which takes several times as long.
+        """
+        items = list(tree.walk(scenario.items))
+        with _one_processor():
+            if self._agents is None:
+                self._agents = Agents(tree.MAIN)
+            world = World(
+                self._agents,
+                logged=log or any(isinstance(item, tree.Saw | tree.Forget) for item in items),
+                counted=any(isinstance(item, tree.Counts) for item in items),
+            )
+            whole = False
+            try:
+                record = _Play(scenario, world).run(log=log)
+                whole = world.clear()
+            finally:
+                if not whole:
+                    self._end()
         return record
+
+
+@functools.cache
+def _devices() -> tuple[int, ...]:
+    return devices()
+
+
+@functools.cache
+def _capabilities(device: str) -> frozenset[str]:
+    return capabilities(node(tree.DEVICES[device]))
+
+
+@contextmanager
+def _one_processor() -> Iterator[None]:
+    """Whoever waits for another process on its own processor gets its answer soonest: no processor has to be woken.
+
+    Columns leave it: they are to run at once.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class _Play:
@@ -82,10 +115,10 @@ class _Play:
         self._waiting: dict[int, tuple[_Begun, bool]] = {}
         self._entries: list[Entry] = []
 
-    def run(self) -> Record:
+    def run(self, *, log: bool) -> Record:
         world = self._world
         mentioned = tree.mirrors(self._scenario)
-        missing = [name for name, _ in mentioned if tree.DEVICES[name] not in devices()]
+        missing = [name for name, _ in mentioned if tree.DEVICES[name] not in _devices()]
         if missing:
             raise Unsupported(f"no hmm_dmirror{tree.DEVICES[missing[0]]}: the driver was given no coherent memory")
         for region in self._scenario.regions:
@@ -103,15 +136,15 @@ class _Play:
                 self._entries.append(self._item(item))
         except (TimeoutError, HoldOver, Gone) as error:
             broken = f"{type(error).__name__}: {error}"
-        capabilities = {device: mirror.capabilities() for (device, _), mirror in world.mirrors.items()}
+        capabilities = {device: _capabilities(device) for device, _ in world.mirrors}
         return Record(
-            os.uname().release,
+            _RELEASE,
             dict(world.addresses),
             start,
             tuple(self._entries),
             capabilities,
             broken,
-            world.table(),
+            world.table() if log else "",
         )
 
     def _item(self, item: tree.Item, *, look: bool = True) -> Entry:
@@ -316,10 +349,11 @@ class _Play:
         actors = {item.actor.name for item in column if isinstance(item, _Cpu | tree.Call)}
         names = {actor: f"{actor} in column {number}" for actor in sorted(actors)}
         for actor, name in names.items():
-            self._world.agents.thread(actor, name)
+            os.sched_setaffinity(self._world.agents.thread(actor, name).tid, _PROCESSORS)
         return names
 
     def _column(self, column: Sequence[tree.Item], names: dict[str, str], start: threading.Barrier) -> tuple[Done, ...]:
+        os.sched_setaffinity(0, _PROCESSORS)
         start.wait(PATIENCE)
         done = []
         for item in column:
@@ -365,6 +399,8 @@ def _point(step: tree.Step) -> str:
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
     """One step that was several orders: up to the first that failed."""
+    if len(outcomes) == 1:
+        return outcomes[0]
     for outcome in outcomes:
         if outcome.failed:
             return replace(outcome, pages=sum(one.pages for one in outcomes))

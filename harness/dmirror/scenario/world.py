@@ -16,6 +16,7 @@ from dmirror.scenario import tree, words
 from dmirror.scenario.agents import Agent, Agents
 from dmirror.scenario.record import Event
 from dmirror.scenario.seen import Mirrored, Raw
+from dmirror.scenario.sight import Sight
 from dmirror.uapi import ffi, lib
 
 BASE = 0x100000000000
@@ -47,16 +48,19 @@ class Unsupported(Exception):
 
 
 class World:
-    """The state of one play. `agents` act, `mirrors` are open, `addresses` say where each region begins, in bytes."""
+    """The state of one play. `agents` act, `mirrors` are open, `addresses` say where each region begins, in bytes.
 
-    def __init__(self, agents: Agents, scratch: mmap.mmap) -> None:
+    `logged`: what mirrors are told is kept; `counted`: what they count from the beginning is known.
+    """
+
+    def __init__(self, agents: Agents, *, logged: bool, counted: bool) -> None:
         self.agents = agents
         self.mirrors: dict[Mirrored, Mirror] = {}
         self.regions: dict[str, tree.Region] = {}
         self.addresses: dict[str, int] = {}
+        self._logged, self._counted = logged, counted
         self._processes = {tree.MAIN}
-        self._scratch = scratch
-        self._scratch_at = int(ffi.cast("uintptr_t", ffi.from_buffer(scratch)))
+        self._sight: Sight | None = None
         self._pins: dict[str, list[tuple[int, int, int]]] = {}  # by process: page, reader, writer
         self._pagemaps: dict[str, int] = {}
         self._forgotten: dict[Mirrored, int] = {}
@@ -85,8 +89,8 @@ class World:
         span = self.span(tree.Pages(region.name))
         self.map(tree.MAIN, span, region, fresh=True)
         if region.written is not None:
-            for page, value in enumerate(region.written.of(span.npages)):
-                main.ask(lib.AGENT_STORE, span[page].addr, 1, value, 0)
+            for order in _stores(span, region.written):
+                main.ask(*order)
         elif region.read:
             main.ask(lib.AGENT_LOAD, span.addr, span.npages)
         if region.rights != "read-write":
@@ -116,8 +120,8 @@ class World:
 
     def _put(self, data: bytes) -> int:
         """Its address, where every agent sees it until the next one."""
-        self._scratch[: len(data)] = data
-        return self._scratch_at
+        self.agents.scratch[: len(data)] = data
+        return int(lib.AGENT_SCRATCH)
 
     # What a process does
 
@@ -131,10 +135,7 @@ class World:
         if isinstance(step, tree.Add):
             return [(lib.AGENT_ADD, span.addr, span.npages, step.amount, 0)]
         if isinstance(step, tree.Store):
-            numbers = step.value.of(span.npages)
-            if step.value.numbered or len(set(numbers)) == 1:
-                return [(lib.AGENT_STORE, span.addr, span.npages, numbers[0], int(step.value.numbered))]
-            return [(lib.AGENT_STORE, span[page].addr, 1, value, 0) for page, value in enumerate(numbers)]
+            return _stores(span, step.value)
         return [(lib.AGENT_CALL, *self._system_call(step, span))]
 
     def _system_call(self, step: tree.Call, span: Span) -> tuple[int, ...]:
@@ -155,7 +156,7 @@ class World:
         agent = self.agents[process]
         for page in range(span.npages):
             agent.call("pipe", _PIPE, self._put(bytes(8)))
-            reader, writer = memoryview(self._scratch[:8]).cast("i")
+            reader, writer = memoryview(self.agents.scratch[:8]).cast("i")
             self._pins.setdefault(process, []).append((span[page].addr, reader, writer))
             vector = span[page].addr.to_bytes(8, "little") + PAGE.to_bytes(8, "little")
             agent.call("vmsplice", _VMSPLICE, writer, self._put(vector), 1, 0)
@@ -175,7 +176,7 @@ class World:
         at = self._put(addresses + node.to_bytes(4, "little") * npages + bytes(4 * npages))
         agent = self.agents[process]
         agent.call("move_pages", _MOVE_PAGES, 0, npages, at, at + 8 * npages, at + 12 * npages, _MPOL_MF_MOVE)
-        status = memoryview(self._scratch[12 * npages : 16 * npages]).cast("i")
+        status = memoryview(self.agents.scratch[12 * npages : 16 * npages]).cast("i")
         for page, number in enumerate(status):
             if number < 0:
                 raise OSError(-number, f"move_pages of page {page} of {span}: {os.strerror(-number)}")
@@ -205,12 +206,14 @@ class World:
     def fork(self, parent: str, name: str) -> None:
         self.agents.fork(parent, name)
         self._processes.add(name)
+        self._sight = None
         if parent in self._pins:
             self._pins[name] = list(self._pins[parent])
 
     def gone(self, name: str) -> None:
         """A process has ended, or is another program: what was its is not looked at any more."""
         self._processes.discard(name)
+        self._sight = None
         self._pins.pop(name, None)
         fd = self._pagemaps.pop(name, None)
         if fd is not None:
@@ -253,14 +256,18 @@ class World:
         number = tree.DEVICES[device.name]
         mirror = Mirror.received(self.agents[device.process].open(number), number)
         self.mirrors[key] = mirror
-        os.set_blocking(mirror.fd, False)
-        mirror.own("LOG", flags=lib.DMIRROR_LOG_START, records=_RECORDS)
-        self._events[key] = []
-        self._forgotten[key] = 0
-        self._counters[key] = mirror.counters()
+        self._sight = None
+        if self._logged:
+            os.set_blocking(mirror.fd, False)
+            mirror.own("LOG", flags=lib.DMIRROR_LOG_START, records=_RECORDS)
+            self._events[key] = []
+            self._forgotten[key] = 0
+        if self._counted:
+            self._counters[key] = mirror.counters()
 
     def close(self, device: tree.Device) -> None:
         self.mirrors.pop((device.name, device.process)).close()
+        self._sight = None
 
     def mirror(self, device: tree.Device) -> Mirror:
         """The one that is open. OSError EBADF where it was closed."""
@@ -320,24 +327,15 @@ class World:
 
     def look(self) -> Raw:
         """What page tables of processes and devices have; nothing is faulted."""
-        walks: dict[Mirrored, dict[str, bytes]] = {}
-        for key, mirror in self.mirrors.items():
-            if key[1] in self._processes:
-                walks[key] = {name: self._walk(mirror, name) for name in self.regions}
-        pagemaps = {process: self._pagemap(process) for process in sorted(self._processes)}
-        return Raw(walks, pagemaps)
-
-    def _walk(self, mirror: Mirror, region: str) -> bytes:
-        npages = self.pages_of(region)
-        pages = ffi.new("struct dmirror_page[]", npages)
-        mirror.own("WALK", self.span(tree.Pages(region)), pages=int(ffi.cast("uintptr_t", pages)))
-        return bytes(ffi.buffer(pages))
-
-    def _pagemap(self, process: str) -> dict[str, bytes]:
-        fd = self._pagemaps.get(process)
-        if fd is None:
-            fd = self._pagemaps[process] = os.open(f"/proc/{self.agents[process].pid}/pagemap", os.O_RDONLY)
-        return {name: os.pread(fd, 8 * self.pages_of(name), self.addresses[name] // PAGE * 8) for name in self.regions}
+        if self._sight is None:
+            for process in self._processes - self._pagemaps.keys():
+                self._pagemaps[process] = os.open(f"/proc/{self.agents[process].pid}/pagemap", os.O_RDONLY)
+            self._sight = Sight(
+                {name: self.span(tree.Pages(name)) for name in self.regions},
+                {key: mirror.fd for key, mirror in self.mirrors.items() if key[1] in self._processes},
+                self._pagemaps,
+            )
+        return self._sight.look()
 
     # The end
 
@@ -347,8 +345,11 @@ class World:
             mirror.close()
         for name in [name for name in self._processes if name != tree.MAIN]:
             self.gone(name)
-        for agent in list(self.agents.all.values()):
-            if agent.name in self.agents.all and agent.pid != self.agents.first:
+        others = [agent for agent in self.agents.all.values() if agent.pid != self.agents.first]
+        for agent in others:
+            agent.kill()
+        for agent in others:
+            if agent.name in self.agents.all:
                 self.agents.end(agent.name)
         whole = tree.MAIN in self._processes
         if whole and self._pins.get(tree.MAIN):
@@ -356,12 +357,18 @@ class World:
                 self.unpin(tree.MAIN, self.span(tree.Pages(name)))
         if whole:
             main: Agent = self.agents[tree.MAIN]
-            for name in self.regions:
-                span = self.span(tree.Pages(name))
-                main.call("munmap", _MUNMAP, span.addr, span.bytes)
+            main.call("munmap", _MUNMAP, BASE, len(self.regions) * SLOT)
         self.gone(tree.MAIN)
         if self._group is not None:
             if whole:
                 (_GROUPS / "cgroup.procs").write_text(str(self.agents[tree.MAIN].pid))
             self._group.rmdir()
         return whole
+
+
+def _stores(span: Span, value: tree.Value) -> list[tuple[int, ...]]:
+    """The orders that store a value."""
+    numbers = value.of(span.npages)
+    if value.numbered or len(set(numbers)) == 1:
+        return [(lib.AGENT_STORE, span.addr, span.npages, numbers[0], int(value.numbered))]
+    return [(lib.AGENT_STORE, span[page].addr, 1, number, 0) for page, number in enumerate(numbers)]

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The processes of a scenario: each, and each thread of one, does what it is
- * told over a channel of its own, and nothing else. Its memory is what it was
- * told to map and what it was forked with.
+ * told over a channel of its own, and nothing else. A program by itself, so
+ * its memory is little more than what it was told to map: a fork copies all
+ * of it.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -207,20 +210,32 @@ static void agent_loop(int channel)
 	}
 }
 
-/* Obey what comes from the first of these channels until it is closed; does not return. */
-void dm_agent(const int *channels, int count, int parent)
+static void agent_map_scratch(int fd)
+{
+	struct stat stat;
+
+	if (fstat(fd, &stat) || mmap((void *)AGENT_SCRATCH, stat.st_size, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) != (void *)AGENT_SCRATCH)
+		_exit(1);
+	close(fd);
+}
+
+/* PARENT SCRATCH CHANNEL...: obey what comes from the first channel until it is closed. */
+int main(int argc, char **argv)
 {
 	static const int signals[] = { SIGSEGV, SIGBUS };
 	struct sigaction action = { .sa_sigaction = agent_signal, .sa_flags = SA_SIGINFO | SA_NODEFER };
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent || count > AGENT_CHANNELS)
-		_exit(1);
-	memcpy(agent_channels, channels, count * sizeof(*channels));
+	if (argc < 4 || argc > 3 + AGENT_CHANNELS || getppid() != atoi(argv[1]))
+		return 1;
+	agent_map_scratch(atoi(argv[2]));
+	for (int i = 3; i < argc; i++)
+		agent_channels[i - 3] = atoi(argv[i]);
 	for (unsigned int i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		sigaction(signals[i], &action, NULL);
 	/* A child that ended is gone at once: nobody here waits for it. */
 	signal(SIGCHLD, SIG_IGN);
 	agent_loop(agent_channels[0]);
-	_exit(0);
+	return 0;
 }

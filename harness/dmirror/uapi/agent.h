@@ -7,6 +7,7 @@
 
 #define AGENT_CHANNELS	32
 #define AGENT_VALUES	1024	/* of an answer */
+#define AGENT_SCRATCH	0x200000000000	/* where every agent has the memory for arguments */
 
 #define AGENT_LOAD	1	/* address, pages: the first word of each */
 #define AGENT_STORE	2	/* address, pages, value, what it grows by from page to page */

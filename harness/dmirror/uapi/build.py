@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -24,10 +26,14 @@ HEADERS = (
     paths.KMOD / "uapi" / "dmirror.h",
     _HERE / "torture.h",
     _HERE / "agent.h",
+    _HERE / "look.h",
 )
 SOURCES = tuple(
-    _HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c", "agent.c")
+    _HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c", "look.c")
 )
+AGENT = "dmirror-agent"
+"""The program of a scenario's processes, in the same folder."""
+_AGENT_SOURCE = _HERE / "agent.c"
 
 
 def declarations(header: str) -> str:
@@ -45,7 +51,7 @@ def _prototypes(source: str) -> str:
 
 
 def _digest() -> str:
-    inputs = [path.read_bytes() for path in (*HEADERS, *SOURCES, Path(__file__))]
+    inputs = [path.read_bytes() for path in (*HEADERS, *SOURCES, _AGENT_SOURCE, Path(__file__))]
     inputs.append(f"{sys.version} {sysconfig.get_platform()}".encode())
     return hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
 
@@ -53,6 +59,10 @@ def _digest() -> str:
 def folder() -> Path:
     """The folder that holds the extension for this interpreter, whether it is built yet or not."""
     return paths.cache() / "uapi" / _digest()
+
+
+def _compiler() -> list[str]:
+    return shlex.split(sysconfig.get_config_var("CC") or "cc")
 
 
 def ensure() -> Path:
@@ -75,11 +85,14 @@ def ensure() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         try:
             built = Path(ffi.compile(tmpdir=work))
-        except cffi.VerificationError as error:
+            agent = Path(work) / AGENT
+            subprocess.run([*_compiler(), "-O2", "-pthread", "-o", agent, _AGENT_SOURCE], check=True)
+        except (cffi.VerificationError, OSError, subprocess.CalledProcessError) as error:
             raise CannotRun(
                 f"the client does not compile: {error}",
                 "install gcc and the Python headers: scripts/setup.sh",
             ) from error
         target.mkdir(exist_ok=True)
+        agent.rename(target / AGENT)  # first: whoever finds the extension has both
         built.rename(target / built.name)
     return target
