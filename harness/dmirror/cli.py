@@ -75,10 +75,8 @@ def _prepare(args: argparse.Namespace) -> Kernel:
     return prepare(kernel=args.kernel, kdir=args.kdir, kbuild=args.kbuild, flavour=args.flavour)
 
 
-def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, interactive: bool = False) -> int:
-    """Run a command in a guest with the driver loaded; its exit status."""
-    uapi.ensure()
-    spec = GuestSpec(
+def _spec(args: argparse.Namespace, kernel: Kernel) -> GuestSpec:
+    return GuestSpec(
         image=kernel.image,
         release=kernel.release,
         modules=(driver(driver_module(kernel, args.driver), args.memory),),
@@ -86,7 +84,12 @@ def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, i
         append=args.append,
         slowdown=kernel.slowdown,
     )
-    return run(spec, command, run_dir=runs.new(), interactive=interactive)
+
+
+def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, interactive: bool = False) -> int:
+    """Run a command in a guest with the driver loaded; its exit status."""
+    uapi.ensure()
+    return run(_spec(args, kernel), command, run_dir=runs.new(), interactive=interactive)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -268,6 +271,17 @@ def _what(args: argparse.Namespace) -> list[object]:
     return [args.flavour, args.driver, args.append, args.memory, args.expression, args.pytest]
 
 
+def _fuzz(args: argparse.Namespace) -> int:
+    from dmirror.fuzz import command  # noqa: PLC0415  (hypothesis takes a moment)
+
+    if args.model_only:
+        return command.model_only(args.seed, args.scenarios)
+    kernel = _prepare(args)
+    resume = command.LAST if args.resume == _LAST else args.resume
+    guests = args.guests or fitting(CPUS, args.memory)
+    return command.run(kernel, _spec(args, kernel), seed=args.seed, seconds=args.time, guests=guests, resume=resume)
+
+
 def _default_kernel() -> str:
     from dmirror.kernel import catalogue  # noqa: PLC0415
 
@@ -377,7 +391,21 @@ def _add_series_options(patches: argparse.ArgumentParser) -> None:
     patches.set_defaults(pytest=[])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _add_fuzz_options(fuzz: argparse.ArgumentParser) -> None:
+    _add_kernel_options(fuzz)
+    _add_guest_options(fuzz)
+    fuzz.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
+    fuzz.add_argument("--seed", metavar="N", type=int, help="where its random choices begin (default: anywhere)")
+    fuzz.add_argument("--time", metavar="SECONDS", type=float, help="how long it goes on (default: until Ctrl-C)")
+    fuzz.add_argument("--guests", metavar="N", type=_guests, help="how many at once (default: auto, as many as fit)")
+    goes_on = "go on with the last campaign, or with that one"
+    fuzz.add_argument("--resume", metavar="FOLDER", type=Path, nargs="?", const=_LAST, help=goes_on)
+    fuzz.add_argument("--model-only", action="store_true", help="the model against itself, without a guest")
+    many = "how many for --model-only (default: 10000)"
+    fuzz.add_argument("--scenarios", metavar="N", type=int, default=10_000, help=many)
+
+
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915  (one for each)
     parser = argparse.ArgumentParser(prog="dmirror", description="A test driver for HMM, and the harness that runs it.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -445,6 +473,7 @@ def _parser() -> argparse.ArgumentParser:
     checked = add("check", _check, "look through scenarios: grammar, names, ranges; no kernel is needed")
     for verb in (fmt, checked):
         verb.add_argument("files", nargs="+", metavar="FILE", type=Path, help="such as tests/scenarios/fork.dms")
+    _add_fuzz_options(add("fuzz", _fuzz, "random scenarios on a kernel against what the model says of them"))
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
     return parser

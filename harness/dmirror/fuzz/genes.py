@@ -45,6 +45,8 @@ class Gene:
     inner: tuple[tuple[Gene, ...], ...] = ()
 
 
+_NOTHING = Gene("nothing", 0, "A", 0, 0, 1, 0, 0)
+
 Genes = tuple[tuple[RegionGene, ...], tuple[Gene, ...]]
 
 
@@ -61,6 +63,8 @@ def _region(integer: Integer) -> RegionGene:
 
 def _gene(integer: Integer, table: Mapping[str, int]) -> Gene:
     kind = _of(integer, table)
+    if kind == "nothing":
+        return _NOTHING
     inner: tuple[tuple[Gene, ...], ...] = ()
     if kind == "held":
         inner = (tuple(_gene(integer, weights.HELD) for _ in range(integer(1, 2))),)
@@ -84,7 +88,7 @@ def random(source: Random) -> Genes:
     """One scenario, of a generator."""
     integer = source.randint
     regions = tuple(_region(integer) for _ in range(integer(1, 2)))
-    count = integer(6, weights.MOST_STEPS)
+    count = integer(weights.LEAST_STEPS, weights.MOST_STEPS)
     return regions, tuple(_gene(integer, weights.STEPS) for _ in range(count))
 
 
@@ -101,5 +105,5 @@ def _gene_strategy(draw: strategies.DrawFn) -> Gene:
 def strategy() -> strategies.SearchStrategy[Genes]:
     """One scenario, by hypothesis."""
     regions = strategies.lists(_region_strategy(), min_size=1, max_size=2).map(tuple)
-    steps = strategies.lists(_gene_strategy(), min_size=1, max_size=weights.MOST_STEPS).map(tuple)
+    steps = strategies.lists(_gene_strategy(), min_size=weights.LEAST_STEPS, max_size=weights.MOST_STEPS).map(tuple)
     return strategies.tuples(regions, steps)

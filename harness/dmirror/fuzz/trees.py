@@ -64,6 +64,8 @@ class _Builder:
 
     def _item(self, gene: Gene) -> tree.Item | None:
         """What to do, done in the model; None where it makes no sense."""
+        if gene.kind == "nothing":
+            return None
         if gene.kind == "held":
             return self._held(gene)
         if gene.kind == "par":
@@ -268,7 +270,7 @@ class _Builder:
             and faults.may_migrate(self._machine.state, space, place)
         )
 
-    def _meanwhile(self, gene: Gene, step: tree.Migrate) -> tree.Step | None:
+    def _meanwhile(self, gene: Gene, step: tree.Migrate) -> tree.Step | None:  # noqa: PLR0911
         """By the same process, in the other region: those pages are nobody's who waits."""
         actor = tree.Actor(step.device.process)
         other = [region for region in self._regions if region.name != step.pages.region]

@@ -7,6 +7,7 @@ from dmirror.scenario import tree
 
 STEPS = {
     # Simple ones first: a scenario that fails shrinks towards them.
+    "nothing": 2,
     "load": 8,
     "store": 10,
     "device read": 12,
@@ -63,4 +64,4 @@ POINTS: dict[tree.Point, int] = {
 }
 """Where a migration is held."""
 
-MOST_STEPS, MOST_PAGES, MOST_CHILDREN, MOST_PINS = 24, 8, 2, 3
+LEAST_STEPS, MOST_STEPS, MOST_PAGES, MOST_CHILDREN, MOST_PINS = 16, 32, 8, 2, 3

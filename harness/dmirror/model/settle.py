@@ -9,7 +9,8 @@ from random import Random
 
 from dmirror.model import compare, held, races
 from dmirror.model.faults import COHERENT
-from dmirror.model.machine import Allowed, Machine
+from dmirror.model.allowed import Allowed
+from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.model.state import ANYTHING, Page, Pte, State, Vma
 from dmirror.scenario import seen, tree
@@ -40,7 +41,8 @@ class _Settler:
         self._frames: dict[int, tuple[int, Page]] = {}  # the page stays alive, so that its id stays its own
 
     def play(self) -> Iterator[tuple[Machine, Record]]:
-        start, entries = self._look(None), []
+        start = self._look(None)
+        entries: list[Entry] = []
         yield self._machine, self._record(start, entries)
         for item in self._scenario.items:
             entries.append(self._item(item))

@@ -16,7 +16,7 @@ from dmirror.paths import cache
 
 _RUNS_KEPT = 20
 # Where guests have their folders: alone, of a session's, of a matrix' cell, of a patch of a series.
-_GUESTS = ("runs/*", "runs/*/guest-*", "matrix/*/*/guest-*", "series/*/runs/*/guest-*")
+_GUESTS = ("runs/*", "runs/*/guest-*", "matrix/*/*/guest-*", "series/*/runs/*/guest-*", "fuzz/*/guest-*/guest-*")
 
 
 def new(kind: str = "runs") -> Path:

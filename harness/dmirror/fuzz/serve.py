@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0
+"""In a guest: plays the scenarios that come, and says what was to be seen, and what the kernel said."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import traceback
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmirror.mirror import Mirror, devices
+from dmirror.plugin.kmsg import LogReader
+from dmirror.scenario import tree
+from dmirror.scenario.play import Player
+from dmirror.scenario.record import Record
+from dmirror.scenario.world import Unsupported
+
+_TAINTED = Path("/proc/sys/kernel/tainted")
+_SETTLE_S = 0.5  # within which the kernel gives back what it frees later
+
+Usage = dict[int, tuple[int, int]]
+"""Device pages in use and open contexts, by device."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of one: `record` None where it could not be played, for the reason `trouble`.
+
+    `said`: messages of the kernel since the last one; `taints`: bits of /proc/sys/kernel/tainted that are new; `left`:
+    devices before and after it, where these differ.
+    """
+
+    number: int
+    record: Record | None
+    trouble: str
+    said: tuple[str, ...]
+    taints: int
+    left: tuple[Usage, Usage] | None
+
+
+def packed(value: object) -> bytes:
+    """For a channel."""
+    return zlib.compress(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL), 1)
+
+
+def unpacked(data: bytes) -> Any:
+    """What was packed."""
+    return pickle.loads(zlib.decompress(data))
+
+
+def serve(channel: Any) -> None:
+    """Take scenarios off a channel, (number, with a table of events, scenario) each, until None comes."""
+    probes = {device: Mirror(device) for device in devices()}
+    tainted = os.open(_TAINTED, os.O_RDONLY)
+    with LogReader() as log, Player() as player:
+        log.new()
+        channel.send(packed(_usage(probes)))
+        while True:
+            data = channel.receive()
+            if data is None:
+                return
+            number, with_log, scenario = unpacked(data)
+            before, clean = _usage(probes), int(os.pread(tainted, 32, 0))
+            record, trouble = _play(player, scenario, with_log=with_log)
+            after = _usage(probes)
+            until = time.monotonic() + _SETTLE_S
+            while after != before and time.monotonic() < until:
+                time.sleep(0.01)
+                after = _usage(probes)
+            said = tuple(map(str, log.new()))
+            left = (before, after) if after != before else None
+            taints = int(os.pread(tainted, 32, 0)) & ~clean
+            channel.send(packed(Played(number, record, trouble, said, taints, left)))
+
+
+def _play(player: Player, scenario: tree.Scenario, *, with_log: bool) -> tuple[Record | None, str]:
+    try:
+        return player.play(scenario, log=with_log), ""
+    except Unsupported as error:
+        return None, f"it cannot be played here: {error}"
+    except Exception:
+        return None, traceback.format_exc()
+
+
+def _usage(probes: dict[int, Mirror]) -> Usage:
+    usage = {}
+    for device, probe in probes.items():
+        counters = probe.own("COUNTERS")
+        usage[device] = counters.dev_pages_in_use, counters.dev_contexts
+    return usage
