@@ -43,6 +43,7 @@ def wrong(body, head=HEAD):
         ("CPU forks kid\nkid exits\nexpect where buf of kid == ram", "no memory any more"),
         ("CPU forks kid\nexpect where buf of kit == ram", "no process 'kit'"),
         ("A closes\nA reads buf", "closed since line 12"),
+        ("B reads buf, held before check\n    A closes\nB resumes\nA reads buf", "closed since line 13"),
         ("CPU starts thread t\nt exits", "a thread of CPU"),
         (
             "par\n column\n  A migrates buf to device, held after setup\n   B reads buf\n  A resumes",
@@ -128,6 +129,7 @@ def test_what_is_wrong_before_the_first_step_is_said(line, said):
         "CPU starts thread t\nt forks kid\nexpect where buf of kid == none",
         "par\n    column\n        A reads buf\nexpect always where buf == A\nexpect never A maps buf",
         "A closes\nA reads buf fails EBADF\nA opens\nA reads buf[1:]\nCPU pins big[0:16]",
+        "A closes\nB reads buf, held before check\n    A opens\nB resumes\nA reads buf",
         "ward writes cow = 4\nexpect where cow of ward == ram x4",
     ],
 )

@@ -82,10 +82,14 @@ class _Now:
         return replace(self, **copies, **changes)  # type: ignore[arg-type]
 
     def join(self, others: Iterable[_Now]) -> None:
+        """Go on behind them."""
+        before = dict(self.closed)
         for other in others:
             self.processes |= other.processes
             self.gone |= other.gone
-            self.closed |= other.closed
+            self.closed |= other.closed.items() - before.items()
+            for opened in before.keys() - other.closed.keys():
+                self.closed.pop(opened, None)
 
 
 @dataclass
