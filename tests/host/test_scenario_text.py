@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dmirror.paths import ROOT
 from dmirror.scenario import tree, words
+from dmirror.scenario.check import load
 from dmirror.scenario.grammar import ERRNOS, SIGNALS
 from dmirror.scenario.lexer import KEYWORDS
 from dmirror.scenario.parser import parse
@@ -258,6 +259,6 @@ def test_pages_print_as_they_are_written():
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
-def test_the_scenarios_are_formatted(file):
+def test_the_scenarios_are_right_and_formatted(file):
     """dmirror fmt does it."""
-    assert format(parse(file.read_text())) == file.read_text()
+    assert format(load(file)) == file.read_text()
