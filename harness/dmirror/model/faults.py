@@ -105,9 +105,12 @@ def back(state: State, process: str, place: Place) -> None:
         return
     if page.at <= {"ram", "swap"}:
         page.at = frozenset(["ram", "swap"]) if _shared(state, page) else RAM
+        page.cached = True
         pte.write = None if space.vmas[place].rights == "read-write" else False
         return
     if injected(state, page, "copy"):
+        for of, there, _ in state.users(page):
+            loosen(state, of, [there])
         raise Refused("SIGBUS")
     to_system(state, page, process)
     # Of a huge page the others come along, if there is memory for all.
@@ -274,8 +277,10 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         pte.maybe = pte.moving = False
         _left(state, page, device)
         page.at = frozenset([device])
+        if page.cached:
+            page.at |= RAM
     mirror.moved.append(page)
-    mirror.entries[place] = Entry(page, write)
+    mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)
 
 
 # Device faults

@@ -22,16 +22,18 @@ ZERO: Numbers = frozenset([0])
 class Page:
     """Something that holds data: `values` the first word may have, `at` where it may be: "ram", "swap", a device.
 
-    `file`: a page of a file, which never migrates; `pins` are references that nothing here explains.
+    `file`: a page of a file, which never migrates; `pins` are references that nothing here explains; `cached`: it came
+    from swap, whose cache may still have it, and then it may be refused (M-14).
     """
 
-    __slots__ = ("at", "file", "pins", "places", "values")
+    __slots__ = ("at", "cached", "file", "pins", "places", "values")
 
     def __init__(self, values: Numbers, at: frozenset[str] = RAM, *, file: bool = False) -> None:
         self.values = values
         self.at = at
         self.file = file
         self.pins = 0
+        self.cached = False
         self.places: set[Place] = set()  # where somebody has or had it
 
     @property
@@ -173,7 +175,7 @@ class State:
                 return None
             if id(old) not in pages:
                 new = pages[id(old)] = Page(old.values, old.at, file=old.file)
-                new.pins = old.pins
+                new.pins, new.cached = old.pins, old.cached
             return pages[id(old)]
 
         def some(old: Iterable[Page]) -> list[Page]:

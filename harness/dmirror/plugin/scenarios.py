@@ -67,7 +67,9 @@ class Scenario(pytest.Item):
             return f"{self.path.name}\n{error}"
         if isinstance(error, Faults):
             return error.render(self.path.read_text(errors="replace"), self.path.name)
-        return str(super().repr_failure(excinfo))
+        # Of the frames those from here on: what is above them is pytest's.
+        excinfo.traceback = excinfo.traceback.cut(path=__file__)
+        return str(excinfo.getrepr(style="short"))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where it is, and its name."""

@@ -28,8 +28,7 @@ def wrong_outcome(step: tree.Step, outcome: Outcome) -> list[str]:
             return [f"{outcome.failed or 'it succeeded'}; expected {wanted.name}"]
         return []
     if wanted is None:
-        # What it does not say is the model's to say.
-        return []
+        return [f"{outcome.failed}; nothing is said of a failure"] if outcome.failed else []
     if outcome.failed:
         return [f"{outcome.failed}; expected {_numbers(wanted.numbers)}"]
     numbers = wanted.of(len(outcome.values))
