@@ -71,7 +71,15 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
         here = (place[0], place[1] // HUGE, vma.rights if vma else "", id(vma.file) if vma else 0)
         table, further = here, further and here == table
         try:
-            further = faults.device_fault(machine.state, key, place, write=write, further=further)
+            try:
+                further = faults.device_fault(machine.state, key, place, write=write, further=further)
+            except faults.Injected:
+                if len(places) == 1:
+                    raise
+                # It tries page by page then, and the failure has been.
+                further = faults.device_fault(machine.state, key, place, write=write, further=further)
+        except faults.Injected:
+            return frozenset(["EFAULT"])
         except Refused as refused:
             return refused.names
     return frozenset([""])

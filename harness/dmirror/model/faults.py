@@ -25,6 +25,10 @@ class Refused(Exception):
         self.names = frozenset(names)
 
 
+class Injected(Refused):
+    """It fails because a failure was injected."""
+
+
 def block(space: Space, place: Place) -> list[Place]:
     """The pages that are one huge page with it, where its mapping may have huge pages; else only it."""
     region, number = place
@@ -111,7 +115,7 @@ def back(state: State, process: str, place: Place) -> None:
     if injected(state, page, "copy"):
         for of, there, _ in state.users(page):
             loosen(state, of, [there])
-        raise Refused("SIGBUS")
+        raise Injected("SIGBUS")
     to_system(state, page, process)
     # Of a huge page the others come along, if there is memory for all.
     for other in block(space, place):
@@ -309,10 +313,7 @@ def device_fault(state: State, key: tuple[str, str], place: Place, *, write: boo
     stranger = own and write and not writable and not further
     needed = not ready or (write and not writable)
     if needed or further:
-        try:
-            pte = fault(state, process, place, write=write)
-        except Refused:  # of an injected failure, which the driver meets by trying page by page
-            pte = fault(state, process, place, write=write)
+        pte = fault(state, process, place, write=write)
     assert pte is not None
     if write and pte.write is None:
         pte.write = True
