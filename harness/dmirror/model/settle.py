@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from random import Random
 
 from dmirror.model import compare, held, races
-from dmirror.model.faults import COHERENT
 from dmirror.model.allowed import Allowed
+from dmirror.model.faults import COHERENT
 from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.model.state import ANYTHING, Page, Pte, State, Vma

@@ -24,12 +24,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Fil
 
 class _File(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
-        item = Scenario.from_parent(self, name=self.path.stem)
         # Only this is read of it for now: a guest is slow, and perhaps it is not among the tests that are wanted.
         match = _CONTRACT.search(self.path.read_text(errors="replace"))
-        for name in match[1].split(",") if match else []:
-            item.add_marker(pytest.mark.contract(name.strip()))
-        yield item
+        times = self.config.getoption("count", 1)  # pytest-repeat's, which multiplies functions alone
+        for number in range(1, times + 1):
+            item = Scenario.from_parent(self, name=self.path.stem + (f"[{number}-{times}]" if times > 1 else ""))
+            for name in match[1].split(",") if match else []:
+                item.add_marker(pytest.mark.contract(name.strip()))
+            yield item
 
 
 class Scenario(pytest.Item):
