@@ -59,12 +59,17 @@ class Guest:
         self._channel: Any = None
         self._gateway: Any = None
         self._folder = run
+        self._waiting: deque[int] = deque()
 
     def play(self, scenarios: Iterable[tuple[int, tree.Scenario]], *, log: bool = False) -> Iterator[Played]:
         """As Plays says."""
+        # Of what nobody asked for any more: if the guest dies of it, it does so again when that is played again.
+        with suppress(Died):
+            while self._channel is not None and self._waiting:
+                self._receive(self._waiting)
         if self._channel is None:
             self._boot()
-        waiting: deque[int] = deque()
+        waiting = self._waiting = deque()
         for number, scenario in scenarios:
             waiting.append(number)
             self._send(waiting, (number, log, scenario))

@@ -22,11 +22,7 @@ def of(scenario: tree.Scenario, record: Record) -> tuple[set[int], set[int]]:
             continue
         after = decode(entry.seen, NAMES)
         states.add(_hash(tuple(_state(after))))
-        how = (
-            type(item).__name__
-            + getattr(item, "verb", "")
-            + getattr(item, "to", "")[:6] * isinstance(item, tree.Migrate)
-        )
+        how = type(item).__name__ + getattr(item, "verb", "") + (item.to if isinstance(item, tree.Migrate) else "")
         changes.update(_hash((how, *change)) for change in _changes(before, after))
         before = after
     return states, changes
