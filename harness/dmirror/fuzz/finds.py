@@ -15,7 +15,7 @@ from dmirror.kernel import Kernel
 from dmirror.model.judge import judge
 from dmirror.model.told import told
 from dmirror.scenario import parser, tree
-from dmirror.scenario.record import Record
+from dmirror.scenario.record import Done, Record
 from dmirror.scenario.text import format
 
 _TEST = '''# SPDX-License-Identifier: GPL-2.0
@@ -56,6 +56,8 @@ class Found:
 def write(folder: Path, found: Found, kernel: Kernel | None, decode: Callable[[list[str]], list[str]]) -> Path:
     """Make the folder. `decode` puts file and line below the lines of a complaint."""
     finding = found.finding
+    if found.record is not None:
+        found = replace(found, scenario=_with_failures(found.scenario, found.record))
     name = re.sub(r"\W+", "_", f"{finding.by} {finding.step or finding.text}".lower())[:48].strip("_")
     place = folder / f"{name}_{found.round}_{found.index}"
     place.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,16 @@ def write(folder: Path, found: Found, kernel: Kernel | None, decode: Callable[[l
         said |= {"source": kernel.identity, "config": kernel.config}
     (place / "found.json").write_text(json.dumps(said, indent=1) + "\n")
     return place
+
+
+def _with_failures(scenario: tree.Scenario, record: Record) -> tree.Scenario:
+    """With the failures that there were, so that nothing but the finding is wrong with it."""
+    items = list(scenario.items)
+    for number, (item, entry) in enumerate(zip(items, record.entries, strict=False)):
+        if isinstance(item, tree.Step) and isinstance(entry, Done):
+            failed = entry.outcome.failed
+            items[number] = replace(item, outcome=tree.Fails(failed) if failed else None)
+    return replace(scenario, items=tuple(items))
 
 
 def _problem(found: Found, text: str) -> str:

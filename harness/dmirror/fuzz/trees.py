@@ -54,6 +54,7 @@ class _Builder:
         self._closed: set[tree.Device] = set()
         self._items: list[tree.Item] = []
         self._children = 0
+        self._cut = any(region.rights != "read-write" for region in regions)
 
     def build(self, genes: Sequence[Gene]) -> tree.Scenario:
         for gene in genes:
@@ -73,6 +74,7 @@ class _Builder:
         step = self._step(gene)
         if step is not None:
             self._machine.do(step)
+            self._cut |= isinstance(step, tree.Call) and step.verb != "advises"
         return step
 
     # What a gene speaks of
@@ -236,7 +238,8 @@ class _Builder:
         device = self._device(gene)
         if device is None:
             return None
-        pages = self._pages(gene)
+        # The driver migrates each mapping by itself, and is held in the first.
+        pages = self._pages(gene, 1 if self._cut else weights.MOST_PAGES)
         if not any(self._surely_moves(device, place) for place in self._machine.places(pages)):
             return None
         step = tree.Migrate(device, pages, "device", held=tree.Hold(_POINTS[gene.value % len(_POINTS)]))

@@ -106,14 +106,13 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
 def _advise(machine: Machine, step: tree.Call) -> Allowed:
     process, places = machine.process(step.actor), machine.places(step.pages)
     space = machine.state.spaces[process]
-    _mapped(machine, process, places)
     match step.advice:
         case "dontneed" | "free" | "remove" | "pageout" | "cold":
-            if step.advice != "remove" and any(space.vmas[place].locked for place in places):
-                raise Refused("EINVAL")
             return _discard(machine, process, places, step.advice)
         case "populate_read" | "populate_write":
             return _populate(machine, process, places, write=step.advice == "populate_write")
+    _mapped(machine, process, places)
+    match step.advice:
         case "dontfork" | "dofork" | "wipeonfork" | "keeponfork":
             what = {"dontfork": "leave", "wipeonfork": "wipe"}.get(step.advice, "copy")
             if step.advice == "wipeonfork" and any(space.vmas[place].file for place in places):
@@ -128,21 +127,27 @@ def _advise(machine: Machine, step: tree.Call) -> Allowed:
 
 
 def _discard(machine: Machine, process: str, places: list[Place], advice: str) -> Allowed:
+    """Mapping by mapping, up to the first that refuses; what is not mapped is passed over, and said at the end."""
     space = machine.state.spaces[process]
-    if advice == "dontneed":
-        drop(machine, process, places)
-    elif advice == "free":
-        if any(space.vmas[place].file for place in places):
+    mapped = [place for place in places if place in space.vmas]
+    for place in mapped:
+        vma = space.vmas[place]
+        if vma.locked and advice != "remove":
             raise Refused("EINVAL")
-        faults.invalidate(machine.state, process, places)
-    elif advice == "remove":
-        if any(space.vmas[place].private for place in places):
-            raise Refused("EINVAL", "EACCES")
-        for place in places:
-            _punch(machine, space.vmas[place].file, place)
-    else:
-        for place in places:
+        if advice == "dontneed":
+            drop(machine, process, [place])
+        elif advice == "free":
+            if vma.file:
+                raise Refused("EINVAL")
+            faults.invalidate(machine.state, process, [place])
+        elif advice == "remove":
+            if vma.private:
+                raise Refused("EINVAL", "EACCES")
+            _punch(machine, vma.file, place)
+        else:
             _age(machine, process, place)
+    if len(mapped) < len(places):
+        raise Refused("ENOMEM")
     return Allowed()
 
 
@@ -203,9 +208,7 @@ def _collapse(machine: Machine, step: tree.Call) -> Allowed:
 def _lock(machine: Machine, step: tree.Call) -> Allowed:
     process, places = machine.process(step.actor), machine.places(step.pages)
     space = machine.state.spaces[process]
-    _mapped(machine, process, places)
-    for place in places:
-        space.vmas[place].locked = True
+    _set_locked(machine, process, places, locked=True)
     for place in places:
         vma = space.vmas[place]
         try:
@@ -216,11 +219,15 @@ def _lock(machine: Machine, step: tree.Call) -> Allowed:
 
 
 def _unlock(machine: Machine, step: tree.Call) -> Allowed:
-    process, places = machine.process(step.actor), machine.places(step.pages)
-    _mapped(machine, process, places)
-    for place in places:
-        machine.state.spaces[process].vmas[place].locked = False
+    _set_locked(machine, machine.process(step.actor), machine.places(step.pages), locked=False)
     return Allowed()
+
+
+def _set_locked(machine: Machine, process: str, places: list[Place], *, locked: bool) -> None:
+    """Up to the first that is not mapped: those before it are as they were told."""
+    for place in places:
+        _mapped(machine, process, [place])
+        machine.state.spaces[process].vmas[place].locked = locked
 
 
 def _pin(machine: Machine, step: tree.Call) -> Allowed:

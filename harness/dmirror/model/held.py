@@ -76,6 +76,7 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
         if step.to == "device" and faults.may_migrate(state, space, place):
             if pte is None or pte.page is None:
                 holes.append(place)
+                _taken_away(machine, key, place, point)
                 continue
         elif not (step.to == "system" and pte is not None and pte.page is not None and key[0] in pte.page.at):
             continue
@@ -83,11 +84,7 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
         pte.moving = True
         moving.append((place, pte, pte.page))
         _unmapped_elsewhere(machine, pte)
-        # The driver takes its own entries of the sources away before it copies.
-        if point == "after setup":
-            faults.loosen(state, key[1], [place])
-        else:
-            mirror.entries.pop(place, None)
+        _taken_away(machine, key, place, point)
 
     def fill() -> None:
         # Announced from the first hole on, before it is known whether they still are holes.
@@ -112,7 +109,8 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
             for _, _, other in state.users(page):
                 other.moving = False
             if space.ptes.get(place) is not pte:
-                continue  # discarded meanwhile
+                _went_for_others(machine, key, step, page)  # discarded here meanwhile
+                continue
             if step.to == "device":
                 faults.to_device(state, key, place)
             else:
@@ -127,6 +125,21 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
         return Allowed(pages=None)
 
     return end
+
+
+def _taken_away(machine: Machine, key: tuple[str, str], place: Place, point: tree.Point) -> None:
+    """The driver takes its own entries of the sources away, those of zero pages too, before it copies."""
+    if point == "after setup":
+        faults.loosen(machine.state, key[1], [place])
+    else:
+        machine.state.mirrors[key].entries.pop(place, None)
+
+
+def _went_for_others(machine: Machine, key: tuple[str, str], step: tree.Migrate, page: Page) -> None:
+    """Whoever else has the page has it where it went."""
+    if step.to == "device" and any(machine.state.users(page)):
+        page.at = frozenset([key[0]])
+        machine.state.mirrors[key].moved.append(page)
 
 
 def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
