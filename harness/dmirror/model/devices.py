@@ -239,6 +239,7 @@ def evict(machine: Machine, step: tree.Evict) -> Allowed:
 
 def _home(machine: Machine, page: Page) -> None:
     """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only."""
+    faults.loosen_kin(machine.state, page)
     for process, place, _ in list(machine.state.users(page)):
         faults.invalidate(machine.state, process, [place])
     for mirror in machine.state.mirrors.values():

@@ -65,8 +65,17 @@ def loosen(state: State, process: str, places: Iterable[Place]) -> None:
                 entry.maybe = True
 
 
+def loosen_kin(state: State, page: Page) -> None:
+    """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now."""
+    for process, place, _ in list(state.users(page)):
+        for kin in state.spaces:
+            if kin != process:
+                loosen(state, kin, [place])
+
+
 def _left(state: State, page: Page, device: str) -> None:
     """A page has moved: who had it in another address space was told by the walk of its mappings (rmap)."""
+    loosen_kin(state, page)
     for process, place, _ in list(state.users(page)):
         for name, mirror in state.mirrors_of(process):
             entry = mirror.entries.get(place)
@@ -216,12 +225,13 @@ def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -
     # Its own: made writable, or copied all the same where something else refers to it.
     if pte.write is False or page.pins:
         loosen(state, process, [place])
-    if page.pins:
+    if page.pins and page.forked:
         new = Page(page.values)
         space.ptes[place] = Pte(new, True)
         invalidate(state, process, [place])
         return space.ptes[place]
     pte.write = True
+    page.forked = False
     for other in block(space, place):
         beside = space.ptes.get(other)
         if other != place and beside is not None and beside.write is False and vma.rights == "read-write":

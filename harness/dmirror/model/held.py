@@ -146,6 +146,7 @@ def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
     """Whoever else maps the page has no entry of it meanwhile, and his mirrors were told."""
     page = pte.page
     assert page is not None
+    faults.loosen_kin(machine.state, page)
     for process, place, other in list(machine.state.users(page)):
         if other is not pte:
             other.moving = True

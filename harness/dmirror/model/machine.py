@@ -151,6 +151,8 @@ class Machine:
         if pte.exclusive is not None:
             faults.revoke(self.state, parent, place, pte)
         page = pte.page
+        if page is not None:
+            page.forked = True
         if page is not None and not page.file and page.pins:
             # A pinned page may be copied for the child at once (copy_present_page()), or be shared.
             twin.ptes[place] = Pte(page, False)

@@ -84,5 +84,7 @@ def _together(before: Allowed | None, now: Allowed, step: tree.Step) -> Allowed:
         failed |= {"", "ENOENT", "EBUSY"}
     values = now.values
     if before is not None:
+        # It fails where one of its parts fails.
+        failed = (failed | before.failed) - ({""} - (failed & before.failed))
         values = (*(before.values or ()), *(now.values or ())) if now.values is not None else before.values
     return Allowed(failed, values, None)

@@ -26,13 +26,14 @@ class Page:
     from swap, whose cache may still have it, and then it may be refused (M-14).
     """
 
-    __slots__ = ("at", "cached", "file", "pins", "places", "values")
+    __slots__ = ("at", "cached", "file", "forked", "pins", "places", "values")
 
     def __init__(self, values: Numbers, at: frozenset[str] = RAM, *, file: bool = False) -> None:
         self.values = values
         self.at = at
         self.file = file
         self.pins = 0
+        self.forked = False  # since it was last written: who writes it has to be alone with it (PageAnonExclusive())
         self.cached = False
         self.places: set[Place] = set()  # where somebody has or had it
 
@@ -175,7 +176,7 @@ class State:
                 return None
             if id(old) not in pages:
                 new = pages[id(old)] = Page(old.values, old.at, file=old.file)
-                new.pins, new.cached = old.pins, old.cached
+                new.pins, new.cached, new.forked = old.pins, old.cached, old.forked
             return pages[id(old)]
 
         def some(old: Iterable[Page]) -> list[Page]:
