@@ -30,6 +30,8 @@ def wrong(body, head=HEAD):
     ("body", "said"),
     [
         ("CPU reads bufs", "there is no region 'bufs'"),
+        ("CPU reads bufs\nA reads bufs[0]", "there is no region 'bufs'"),
+        ("kid reads buf\nkid reads buf\nA of kid reads buf", "there is no process or thread 'kid'"),
         ("kid reads buf", "there is no process or thread 'kid'"),
         ("buf reads buf", "it is a region"),
         ("A of kid reads buf", "there is no process 'kid'"),

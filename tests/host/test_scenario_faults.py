@@ -70,6 +70,8 @@ def of(body):
         ("A writes buf == 7", "==", "expected '='", "="),
         ("A migrates buf to device held after copy", "held", "','", ", held"),
         ("expect buf == A", "buf", "'where'", "where buf"),
+        ("expct where buf == A", "expct", "nothing else begins with it", "expect"),
+        ("do 20 times", "do", "no process here", ""),
         ("E reads buf", "E", "a device (A, B, C or D)", ""),
         ("    CPU reads buf", "CPU", "no block begins here", ""),
         ("A fails its copy 0", "0", "count from 1", "1"),
@@ -129,6 +131,7 @@ def test_each_broken_line_is_one_fault():
         "par\n    column\n        A migrate buf to device, held after copy\n            B reads buf\n        A resumes",
         # Blocks that are missing, or not ended.
         "A migrates buf to device, held after setup\nA resumes\nA reads buf",
+        "A migrates buf to device, held after setup\nA reads buf",
         "A migrates buf to device, held after setup\n    B reads buf\nA reads buf",
         "A migrates buf to device, held after setup\n    B reads buf",
         "par\nA reads buf",
@@ -143,6 +146,7 @@ def test_each_broken_line_is_one_fault():
         "A migrates buf to device, held after setup\n\tB reads buf\nA resumes",
         # Order.
         "A reads buf\nregion late: anonymous 1 page",
+        "A reads buf\nregion late: anonymous 1 page\nneeds swap\ncontract Z-01",
         'A reads buf\nscenario "y"\nA reads buf',
         "contract Z-01\ncontract Z-02",
     ],

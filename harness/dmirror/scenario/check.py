@@ -99,6 +99,8 @@ class _Check:
     scenario: tree.Scenario
     faults: set[Fault] = field(default_factory=set)
     regions: dict[str, tree.Region] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    """Names of which it is said that they are no region, process or thread."""
 
     def wrong(self, at: At, message: str, suggestion: str = "") -> None:
         self.faults.add(Fault.at(at, message, suggestion))
@@ -188,7 +190,10 @@ class _Check:
         if who.name not in now.processes:
             known = (*now.processes, *tree.DEVICES)
             is_region = ", it is a region" if who.name in self.regions else ""
-            self.wrong(who.at, f"there is no process or thread {who.name!r} here{is_region}", nearest(who.name, known))
+            if who.name not in self.unknown:
+                said = f"there is no process or thread {who.name!r} here{is_region}"
+                self.wrong(who.at, said, nearest(who.name, known))
+            self.unknown.add(who.name)
         elif (line := self._left(who.name, now)) is not None:
             self.wrong(who.at, f"{who.name} can do nothing any more: it has left at line {line}")
         elif (line := now.waiting.get(who.name)) is not None:
@@ -206,7 +211,9 @@ class _Check:
 
     def _process(self, name: str, at: At, now: _Now) -> None:
         if name not in now.processes:
-            self.wrong(at, f"there is no process {name!r} here", nearest(name, now.processes))
+            if name not in self.unknown:
+                self.wrong(at, f"there is no process {name!r} here", nearest(name, now.processes))
+            self.unknown.add(name)
         elif now.processes[name]:
             of = now.processes[name]
             self.wrong(at, f"{name!r} is a thread, and its memory is that of its process", of)
@@ -248,7 +255,9 @@ class _Check:
         """How many pages these are; None where that is not known, which is said."""
         region = self.regions.get(pages.region)
         if region is None:
-            self.wrong(pages.at, f"there is no region {pages.region!r}", nearest(pages.region, self.regions))
+            if pages.region not in self.unknown:
+                self.wrong(pages.at, f"there is no region {pages.region!r}", nearest(pages.region, self.regions))
+            self.unknown.add(pages.region)
             return None
         size = _size(region)
         stop = size if pages.stop is None else pages.stop

@@ -51,6 +51,7 @@ _OF_PROCESSES = (
     *("ADDS", "FORKS", "STARTS", "EXITS", "EXECS", "DIES", "MAPS", "UNMAPS", "PROTECTS", "MOVES", "ADVISES"),
     *("LOCKS", "UNLOCKS", "PINS", "UNPINS", "SWAPS", "COLLAPSES", "SPLITS", "LIMITS", "LIFTS"),
 )
+_STARTS = ("CONTRACT", "NEEDS", "REGION", "PAR", "COLUMN", "EXPECT", "FORGET")
 _ORDER = (*tokens, "error", "$end")
 _OPENS = 'a scenario begins with its title: scenario "what it shows"'
 
@@ -87,12 +88,16 @@ class Expected:
             pass
         elif token.type == "RESUMES" and "RESUMES" not in expected and "READS" in expected:
             self.faults.append(Fault.at(at, "there is nothing held here that could be resumed"))
+        elif token.type == "SCENARIO":
+            self.faults.append(Fault.at(at, "there is a title already"))
+        elif (begun := self._begun()) is not None:
+            self.faults.append(begun)
         elif set(expected) == {"COLUMN"}:
             if not token.after_broken and self._first(
                 token, "in a par stands 'column', and its steps are indented below that"
             ):
                 self.faults.append(Fault.at(at, "in a par stands 'column', and its steps are indented below that"))
-        elif not self._unresumed(at, expected):
+        elif not self._unresumed(at):
             self.faults.append(Fault.at(at, self._message(token, expected), self._suggested(token, expected)))
 
     # The state that yacc is in
@@ -142,11 +147,24 @@ class Expected:
 
     # What to say
 
+    def _begun(self) -> Fault | None:
+        """Where a line begins with a word that nothing begins with."""
+        *before, last = self.parser.symstack
+        if last.type != "NAME" or before[-1].type not in ("lines", "title", "items", "INDENT", "broken_line"):
+            return None
+        made = {name.value for verb, name in pairwise(self.given.all) if verb.type in ("FORKS", "THREAD", "WITH")}
+        if last.value in made:
+            return None
+        starts = [word for word, kind in KEYWORDS.items() if kind in _STARTS]
+        said = f"{last.value!r} is no process here, and nothing else begins with it"
+        suggestion = nearest(last.value, [*starts, *made, MAIN, *DEVICES])
+        return Fault(last.lineno, last.lexpos, last.endlexpos - last.lexpos, said, suggestion)
+
     def _ended(self, token: Any, expected: dict[str, set[str]]) -> None:
         """A block, or the text, is over too early."""
         last = self.given.all[-1] if token is None else token
         at = At(max(last.lineno, 1), last.lexpos)
-        if not self._unresumed(at, expected):
+        if not self._unresumed(at):
             said = _OPENS if "SCENARIO" in expected else f"something is missing here: {self._spelled(expected)}"
             self.faults.append(Fault.at(at, said))
         if token is not None:  # yacc would drop it, and look for the end of a line behind it
@@ -155,7 +173,7 @@ class Expected:
             self.given.again(again)
             token.type = "NEWLINE"
 
-    def _unresumed(self, at: At, expected: dict[str, set[str]]) -> bool:
+    def _unresumed(self, at: At) -> bool:
         """Say it where the block of a held step is over, and what holds it is not."""
         symbols = self.parser.symstack
         kinds = [getattr(symbol, "type", "") for symbol in symbols]
@@ -165,6 +183,8 @@ class Expected:
         if kinds[place + 1 : place + 5] != ["NEWLINE", "INDENT", "items", "DEDENT"]:
             return False
         step = symbols[place - 3].value
+        if symbols[place + 2].lineno == step.at.line:
+            return True  # its block is missing, which is said
         who = format_subject(subject(step))
         said = f"the step of line {step.at.line} is held: '{who} resumes' has to follow its block"
         self.faults.append(Fault.at(at, said))

@@ -79,10 +79,12 @@ class Grammar(Expected):
         needs: list[tree.Need | tree.NeedKernel] = []
         items: list[tree.Item] = []
         contract: tuple[tuple[str, ...], At] = ((), tree.NOWHERE)
+        late = False  # once said, it is said
         for made in lines:
-            if isinstance(made, tree.Need | tree.NeedKernel | tree.Region | tuple) and items:
+            if isinstance(made, tree.Need | tree.NeedKernel | tree.Region | tuple) and items and not late:
+                late = True
                 at = made[1] if isinstance(made, tuple) else made.at
-                self._wrong(at, "contract, needs and regions stand before the first step")
+                self._wrong(at, f"this stands before the first step, which is that of line {items[0].at.line}")
             if isinstance(made, tuple):
                 if contract[0]:
                     self._wrong(made[1], "there is a contract line already: it has all of them, with commas")
