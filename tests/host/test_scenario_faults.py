@@ -71,7 +71,7 @@ def of(body):
         ("A migrates buf to device held after copy", "held", "','", ", held"),
         ("expect buf == A", "buf", "'where'", "where buf"),
         ("expct where buf == A", "expct", "nothing else begins with it", "expect"),
-        ("do 20 times", "do", "no process here", ""),
+        ("again 20 times", "again", "no process here", ""),
         ("E reads buf", "E", "a device (A, B, C or D)", ""),
         ("    CPU reads buf", "CPU", "no block begins here", ""),
         ("A fails its copy 0", "0", "count from 1", "1"),

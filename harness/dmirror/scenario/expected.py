@@ -152,7 +152,7 @@ class Expected:
         *before, last = self.parser.symstack
         if last.type != "NAME" or before[-1].type not in ("lines", "title", "items", "INDENT", "broken_line"):
             return None
-        made = {name.value for verb, name in pairwise(self.given.all) if verb.type in ("FORKS", "THREAD", "WITH")}
+        made = self._after("FORKS", "THREAD", "WITH")
         if last.value in made:
             return None
         starts = [word for word, kind in KEYWORDS.items() if kind in _STARTS]
@@ -224,7 +224,7 @@ class Expected:
             return SIGNS[sign]
         if token.type in ("HELD", "WAITS") and "COMMA" in expected:
             return f", {word}"
-        if "WHERE" in expected and word in self._regions():
+        if "WHERE" in expected and word in self._after("REGION"):
             return f"where {word}"
         could = [word for word, kind in KEYWORDS.items() if kind in expected]
         could += [MAIN] if MAIN in expected else []
@@ -236,9 +236,10 @@ class Expected:
                 could += sorted(self._named())
         return nearest(word, could) if word not in could else ""
 
-    def _regions(self) -> set[str]:
-        given = self.given.all
-        return {name.value for region, name in pairwise(given) if (region.type, name.type) == ("REGION", "NAME")}
+    def _after(self, *kinds: str) -> set[str]:
+        """The names that stand behind such words."""
+        pairs = pairwise(self.given.all)
+        return {name.value for word, name in pairs if word.type in kinds and name.type == "NAME"}
 
     def _named(self) -> set[str]:
         """The names that the text has so far."""
