@@ -112,6 +112,17 @@ def test_each_broken_line_is_one_fault():
     assert [fault.line for fault in of("\n".join(lines))] == [1, 2, 4, 5, 6, 7]
 
 
+def test_a_broken_line_behind_a_broken_one_is_read_from_its_beginning():
+    _, second = of("CPU wrtes buf = 1\nE reads buf\n")
+    assert second.message.startswith("'E' cannot stand here; expected 'contract', 'needs', 'region', 'par'")
+
+
+def test_a_block_that_ends_early_takes_nothing_of_what_follows_with_it():
+    held = "A migrates buf to device, held after setup\n   B reads buf\n"
+    body = f"par\n column\n  {held} column\n  A raeds buf\n column\n  B reads buf\nCPU raeds buf"
+    assert [fault.line for fault in of(body)] == [5, 6, 9]
+
+
 @pytest.mark.parametrize(
     "body",
     [
