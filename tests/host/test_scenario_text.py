@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dmirror.paths import ROOT
 from dmirror.scenario import tree, words
 from dmirror.scenario.check import load
-from dmirror.scenario.grammar import ERRNOS, SIGNALS
 from dmirror.scenario.lexer import KEYWORDS
 from dmirror.scenario.parser import parse
+from dmirror.scenario.rules import ERRNOS, SIGNALS
 from dmirror.scenario.text import format, format_item, format_pages
 
 SCENARIOS = sorted((ROOT / "tests" / "scenarios").glob("*.dms"))

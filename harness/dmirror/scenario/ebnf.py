@@ -49,7 +49,7 @@ def ebnf() -> str:
 def _rules() -> list[_Rule]:
     """In the order of the file, without those that take in what is wrong."""
     rules: dict[str, _Rule] = {}
-    for name, function in vars(Grammar).items():
+    for name, function in [item for kind in Grammar.__mro__ for item in vars(kind).items()]:
         if not name.startswith("p_") or name.startswith(("p_stray", "p_error")):
             continue
         head, _, body = function.__doc__.partition(":")
