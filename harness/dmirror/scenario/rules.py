@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from dmirror.scenario.expected import Expected
@@ -35,15 +35,12 @@ class Rules(Expected):
     def _wrong(self, at: At, message: str, suggestion: str = "") -> None:
         self.faults.append(Fault.at(at, message, suggestion))
 
-    def _known(self, p: Any, what: str, known: Iterable[str], n: int = 1) -> str:
-        """A word that the grammar leaves open, of a vocabulary."""
-        word = str(p[n])
+    def _known(self, p: Any, what: str, known: Collection[str], such_as: str = "") -> str:
+        """A word that the grammar leaves open, of a vocabulary; of a large one `such_as` is shown."""
+        word = str(p[1])
         if word not in known:
-            some = ", ".join(known) if isinstance(known, tuple | dict) else "EFAULT" if known is ERRNOS else "SIGSEGV"
-            said = f"{word!r} is no {what}; there {'are' if ',' in some else 'is'} {some}"
-            if known in (ERRNOS, SIGNALS):
-                said = f"{word!r} is no {what}, such as {some}"
-            self._wrong(self._at(p, n, n), said, nearest(word, known))
+            there = f", such as {such_as}" if such_as else f"; there are {', '.join(known)}"
+            self._wrong(self._at(p), f"{word!r} is no {what}{there}", nearest(word, known))
         return word
 
     @staticmethod

@@ -71,7 +71,7 @@ class Steps(Rules):
 
     def p_errno(self, p: Any) -> None:
         """errno : CAPITALS"""
-        p[0] = self._known(p, "errno", ERRNOS)
+        p[0] = self._known(p, "errno", ERRNOS, "EFAULT")
 
     def p_raises(self, p: Any) -> None:
         """raises : empty
@@ -80,7 +80,7 @@ class Steps(Rules):
 
     def p_signal(self, p: Any) -> None:
         """signal : CAPITALS"""
-        p[0] = self._known(p, "signal", SIGNALS)
+        p[0] = self._known(p, "signal", SIGNALS, "SIGSEGV")
 
     # What the CPU does
 
