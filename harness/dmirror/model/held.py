@@ -175,25 +175,27 @@ def _exclusive(machine: Machine, step: tree.Exclusive, allowed: Allowed) -> End:
 def _cpu_fault(machine: Machine, step: tree.Load | tree.Store | tree.Add) -> End:
     process = machine.process(step.actor)
     space = machine.state.spaces[process]
-    moving: list[Pte] = []
     for place in machine.places(step.pages):
         pte = space.ptes.get(place)
         if pte is not None and pte.page is not None and pte.page.device:
             pte.moving = True
-            moving.append(pte)
             _unmapped_elsewhere(machine, pte)
             faults.invalidate(machine.state, process, [place], pte.page.device)
             faults.loosen(machine.state, process, [place])
             break  # it is held at the first one
 
     def end() -> Allowed:
-        for pte in moving:
-            if pte.page is not None:
-                for _, _, other in machine.state.users(pte.page):
-                    other.moving = False
+        release(machine)
         return machine.do(replace(step, held=None, block=()))
 
     return end
+
+
+def release(machine: Machine) -> None:
+    """Whoever waits for a CPU fault that was held goes on, and so does that itself, in whatever order."""
+    for space in machine.state.spaces.values():
+        for pte in space.ptes.values():
+            pte.moving = False
 
 
 def _fault_only(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> None:
