@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from dmirror.scenario import tree, words
 from dmirror.scenario.text import format_item
@@ -41,7 +42,7 @@ static int turn(int n)
 
 static void device(int call, int on, char *addr, int npages, uint64_t value, int more)
 {
-	struct cmd cmd = { (uintptr_t)addr, (uintptr_t)data, npages };
+	struct cmd cmd = { .addr = (uintptr_t)addr, .ptr = (uintptr_t)data, .npages = npages };
 
 	for (int i = 0; i < npages; i++)
 		data[i * 512] = value + i * more;
@@ -85,15 +86,17 @@ class _Program:
         end = ["\treturn 0;", "}"]
         head = _HEAD.splitlines()
         room = MOST_LINES - len(head) - len(body) - len(end) - 7
-        if len(steps) > room:
-            self._left_out.append(f"the last {len(steps) - room} steps, for want of room")
-            steps = steps[:room]
+        fitting = len(steps)
+        while sum(map(len, steps[:fitting])) > room:
+            fitting -= 1
+        if fitting < len(steps):
+            self._left_out.insert(0, f"the last {len(steps) - fitting} steps, for want of room")
         said = [f" * {line}" for line in self._left_out[:3]]
         if len(self._left_out) > 3:
             said[2] += f", and {len(self._left_out) - 3} more"
         comment = ["// SPDX-License-Identifier: GPL-2.0", f"/* {self._scenario.title.replace('*/', '')}"]
         comment += [" * Left out:", *said, " */"] if said else [" */"]
-        return "\n".join([*comment, *head, *body, *steps, *end]) + "\n"
+        return "\n".join([*comment, *head, *body, *chain.from_iterable(steps[:fitting]), *end]) + "\n"
 
     def _region(self, region: tree.Region) -> list[str]:
         flags = "MAP_SHARED" if region.kind in ("shared", "memfd") else "MAP_PRIVATE"
@@ -110,7 +113,8 @@ class _Program:
             lines.append(f"\tmprotect({whole}, {words.RIGHTS[region.rights]});")
         return lines
 
-    def _steps(self) -> Iterator[str]:
+    def _steps(self) -> Iterator[list[str]]:
+        """The lines of each."""
         number = 0
         for item in self._scenario.items:
             try:
@@ -118,7 +122,7 @@ class _Program:
             except _Cannot:
                 self._left_out.append(format_item(item)[0].partition(",")[0])
                 continue
-            yield from lines
+            yield lines
             number += 1
 
     def _step(self, item: tree.Item, n: int) -> Iterator[str]:

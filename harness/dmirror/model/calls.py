@@ -82,7 +82,9 @@ def protect(machine: Machine, process: str, places: list[Place], rights: str) ->
         vma, pte = space.vmas[place], space.ptes.get(place)
         vma.rights = rights
         if pte is not None:
-            pte.write = None if rights == "read-write" and pte.page is not None else False
+            # What was forked is not writable before somebody writes it (can_change_pte_writable()).
+            could = pte.page is not None and not (pte.page.forked and not pte.page.file)
+            pte.write = None if rights == "read-write" and could else False
 
 
 def _move(machine: Machine, step: tree.Call) -> Allowed:
