@@ -27,7 +27,7 @@ from dmirror.scenario.text import format
 STATE = "campaign.json"
 CORPUS, FOUND = "corpus", "found"
 _TRIES = 5  # how often something that was found is played again
-_SHRINK_S = 45.0
+_SHRINK_S = 90.0
 _RATE_S = 20.0  # over which steps are counted for a second's
 
 

@@ -85,6 +85,10 @@ def protect(machine: Machine, process: str, places: list[Place], rights: str) ->
             # What was forked is not writable before somebody writes it (can_change_pte_writable()).
             could = pte.page is not None and not (pte.page.forked and not pte.page.file)
             pte.write = None if rights == "read-write" and could else False
+        if vma.locked and vma.private and rights == "read-write":
+            faults.fault(
+                machine.state, process, place, write=True
+            )  # so that the first store need not (mprotect_fixup())
 
 
 def _move(machine: Machine, step: tree.Call) -> Allowed:

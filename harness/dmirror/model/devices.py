@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dmirror.model import faults
@@ -106,6 +107,7 @@ def _to_device(machine: Machine, step: tree.Migrate) -> Allowed:
         vma = space.vmas.get(place)
         if vma is None or vma.rights == "none" or vma.hugetlb:
             _migrate(machine, key, places[:number])
+            resident(machine, mirror, key, places)
             raise Refused("EINVAL")
     _migrate(machine, key, places)
     return resident(machine, mirror, key, places)
@@ -148,14 +150,15 @@ def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: lis
     unsure = False
     for place in places:
         pte, entry = space.ptes.get(place), mirror.entries.get(place)
+        if not mapped and (entry is None or entry.page is None or key[0] not in entry.page.at):
+            # From the first one without an entry on, whatever is not there.
+            mapped = True
+            _map_resident(machine, key, places[done:])
         here = pte is not None and pte.page is not None and key[0] in pte.page.at
         if not here:
             break
         assert pte is not None and pte.page is not None
         unsure |= len(pte.page.at) > 1
-        if entry is None and not mapped:
-            mapped = True
-            _map_resident(machine, key, places[done:])
         done += 1
     if done == len(places):
         return Allowed(frozenset(["", "ENOENT"] if unsure else [""]), None, None if unsure else done)
@@ -212,6 +215,10 @@ def exclusive(machine: Machine, step: tree.Exclusive) -> Allowed:
         if vma is None or vma.rights != "read-write":
             return Allowed(frozenset(["EFAULT", "EINVAL", "EPERM", "EBUSY"]), None, done)
         if vma.hugetlb or (vma.file is not None and not vma.private):
+            # It is faulted before anybody sees that it is no anonymous page.
+            for there in [place] if machine.rules.exclusive_by_page else places[done:]:
+                with suppress(Refused):
+                    faults.fault(machine.state, process, there, write=True)
             return Allowed(frozenset(["EFAULT", "EINVAL", "EOPNOTSUPP", "EBUSY"]), None, done)
         pte = faults.fault(machine.state, process, place, write=True)
         faults.invalidate(machine.state, process, [place], key[0])
