@@ -168,8 +168,8 @@ def narrow(state: State, process: str, place: Place, number: int) -> None:
 
 def accept(state: State, seen: Memory) -> None:
     """Take what was seen for what is there, with values that nobody can say."""
+    pages: dict[int, Page] = {}  # by frame, of all processes: they may share them
     for process, regions in seen.items():
-        pages: dict[int, Page] = {}
         for region, found in regions.items():
             for number, page in enumerate(found):
                 _accept(state, process, (region, number), page, pages)

@@ -197,13 +197,13 @@ class _Judge:
     def _race(self, par: tree.Par, columns: tuple[tuple[Done, ...], ...], memory: Memory) -> None:
         if not self._agrees:
             return
-        agreeing: list[Machine] = []
+        agreeing: dict[object, Machine] = {}
         wrong: list[str] = []
         for machine in self._worlds:
             split = races.parts(machine, par)
             if races.count(split) > races.ORDERS:
                 self._follow(machine, par, memory)
-                agreeing.append(machine)
+                agreeing.setdefault(machine.state.likeness(), machine)
                 continue
             for order in races.orders(split):
                 twin = machine.twin()
@@ -215,11 +215,13 @@ class _Judge:
                 ]
                 differs += compare.memory(twin.state, memory) if not differs else []
                 if not differs:
-                    agreeing.append(twin)
-                    if len(agreeing) >= _WORLDS:
-                        break
+                    agreeing.setdefault(twin.state.likeness(), twin)
                 wrong = wrong or differs
-        self._agree(par, agreeing, wrong)
+        if len(agreeing) > _WORLDS:
+            first = next(iter(agreeing.values()))
+            compare.accept(first.state, memory)
+            agreeing = {None: first}
+        self._agree(par, list(agreeing.values()), wrong)
 
     @staticmethod
     def _follow(machine: Machine, par: tree.Par, memory: Memory) -> None:

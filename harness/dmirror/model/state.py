@@ -151,11 +151,41 @@ class State:
                 if pte is not None and pte.page is page:
                     yield process, place, pte
 
-    def mirrors_of(self, process: str) -> Iterator[tuple[str, Mirror]]:
+    def mirrors_of(self, process: str) -> list[tuple[str, Mirror]]:
         """The devices that mirror a process."""
-        for (device, of), mirror in self.mirrors.items():
-            if of == process and mirror.alive:
-                yield device, mirror
+        return [(device, mirror) for (device, of), mirror in self.mirrors.items() if of == process and mirror.alive]
+
+    def likeness(self) -> object:
+        """What is equal and hashable for states that go on alike: of memory, not of what steps have set up."""
+        numbers: dict[int, int] = {}
+        pages: list[object] = []
+
+        def number(page: Page | None) -> int:
+            if page is None:
+                return -1
+            if id(page) not in numbers:
+                numbers[id(page)] = len(numbers)
+                pages.append((sorted(page.values), sorted(page.at), page.pins, page.cached, page.forked))
+            return numbers[id(page)]
+
+        tables = [
+            (process, place, number(pte.page), pte.write, pte.exclusive, pte.maybe, space.vmas[place].anon)
+            for process, space in self.spaces.items()
+            for place, pte in sorted(space.ptes.items())
+        ]
+        entries = [
+            (key, place, number(entry.page), entry.write, entry.exclusive, entry.maybe)
+            for key, mirror in self.mirrors.items()
+            for place, entry in sorted(mirror.entries.items())
+        ]
+        files = [
+            (place, sorted((index, number(page)) for index, page in vma.file.pages.items()))
+            for space in self.spaces.values()
+            for place, vma in space.vmas.items()
+            if vma.file is not None
+        ]
+        moved = [sorted(map(number, mirror.moved)) for mirror in self.mirrors.values()]
+        return repr((tables, entries, files, moved, pages))
 
     def pages(self) -> set[Page]:
         """Every page that somebody has."""
