@@ -23,4 +23,4 @@ class Allowed:
         names = " or ".join(sorted(name or "success" for name in self.failed))
         if self.values is None:
             return names
-        return f"{names}, {' '.join('|'.join(map(hex, sorted(numbers))) for numbers in self.values)}"
+        return f"{names}, {' '.join('|'.join(map(str, sorted(numbers))) for numbers in self.values)}"

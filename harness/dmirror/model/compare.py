@@ -23,7 +23,7 @@ def outcome(allowed: Allowed, seen: Outcome) -> Iterator[str]:
     if allowed.values is not None:
         for page, (number, numbers) in enumerate(zip(seen.values, allowed.values, strict=False)):
             if number not in numbers:
-                yield f"page {page} read as {number:#x}; the model allows {' or '.join(map(hex, sorted(numbers)))}"
+                yield f"page {page} read as {number}; the model allows {' or '.join(map(str, sorted(numbers)))}"
 
 
 def memory(state: State, seen: Memory) -> list[str]:
@@ -97,6 +97,16 @@ def visible(state: State, process: str, place: Place) -> frozenset[str]:
             else:
                 seen.add(at if at in mirrors and vma.rights != "none" else "swap")
     return frozenset(seen)
+
+
+def rights(state: State, process: str, place: Place) -> frozenset[str]:
+    """What the CPU's entry may allow, as mirrors see it: of seen.Page. Nothing where nobody looks at the process."""
+    space = state.spaces[process]
+    pte, vma = space.ptes.get(place), space.vmas.get(place)
+    if pte is None or vma is None or vma.rights == "none" or visible(state, process, place) <= {"swap", "exclusive"}:
+        return frozenset(["none"])
+    allowed = {True: ("rw",), False: ("r",), None: ("r", "rw")}[pte.write]
+    return frozenset([*allowed, "none"] if pte.maybe else allowed)
 
 
 def _entry_of_cpu(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:

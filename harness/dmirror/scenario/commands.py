@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.model import predict as model
+from dmirror.model.predict import Prediction
 from dmirror.scenario import check, parser, text, tree
 from dmirror.scenario.faults import Faults
 
@@ -68,10 +68,13 @@ def checked(files: Iterable[Path]) -> list[tree.Scenario]:
 
 
 def predict(files: Iterable[Path], release: str) -> int:
-    """Print what the model says of each on a kernel. Raises CannotRun."""
+    """Print what the model says of each on a kernel; the exit status is 1 where that is not what a file expects."""
+    wrong = 0
     for scenario in checked(files):
-        _print(model.predict(scenario, release))
-    return 0
+        prediction = Prediction(scenario, release)
+        wrong += prediction.wrong
+        _print("\n".join(prediction.lines))
+    return int(wrong > 0)
 
 
 def _read(file: Path) -> bytes:

@@ -39,8 +39,8 @@ def wrong_outcome(step: tree.Step, outcome: Outcome) -> list[str]:
 
 def _numbers(numbers: Sequence[int]) -> str:
     if len(set(numbers)) == 1 and len(numbers) > 1:
-        return f"{numbers[0]:#x} in each of {len(numbers)} pages"
-    return ", ".join(f"{number:#x}" for number in numbers[:16]) + (", …" if len(numbers) > 16 else "")
+        return f"{numbers[0]} in each of {len(numbers)} pages"
+    return ", ".join(str(number) for number in numbers[:16]) + (", …" if len(numbers) > 16 else "")
 
 
 def wrong(item: tree.Expect, seen: Sequence[Memory], looked: Looked, addresses: dict[str, int]) -> Iterator[str]:
@@ -83,6 +83,11 @@ def _pages(memory: Memory, process: str, pages: tree.Pages) -> list[Page]:
 def _differs(wanted: Sequence[str], found: Sequence[str]) -> str:
     every = list(wanted) * len(found) if len(wanted) == 1 else list(wanted)
     return "" if found and every == list(found) else f"found {runs(found)}"
+
+
+def named(device: tree.Device) -> str:
+    """`A`, or `A of kid`."""
+    return device.name if device.process == tree.MAIN else f"{device.name} of {device.process}"
 
 
 def runs(words: Sequence[str]) -> str:
