@@ -163,7 +163,8 @@ class _Builder:
         return tree.Call(actor, "maps", _span(region, first, stop))
 
     def _move(self, gene: Gene) -> tree.Step | None:
-        actor, source = self._actor(gene), self._pages(gene, 4)
+        # Several mappings in one call are moved by some kernels only (6.17).
+        actor, source = self._actor(gene), self._pages(gene, 1 if self._cut else 4)
         places, vmas = self._machine.places(source), self._spaces[actor.name].vmas
         # The pages of a file keep their number in it, which is not that of the region any more.
         if any(place not in vmas or vmas[place].file is not None for place in places):

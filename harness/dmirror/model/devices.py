@@ -169,7 +169,12 @@ def _map_resident(machine: Machine, key: tuple[str, str], places: list[Place]) -
     space, mirror = machine.state.spaces[key[1]], machine.state.mirrors[key]
     for place in places:
         pte = space.ptes.get(place)
-        if pte is not None and pte.page is not None and pte.page.device == key[0]:
+        if (
+            pte is not None
+            and pte.page is not None
+            and pte.page.device == key[0]
+            and space.vmas[place].rights != "none"
+        ):
             mirror.entries[place] = Entry(pte.page, pte.write)
 
 

@@ -79,7 +79,8 @@ def run(machine: Machine, order: Sequence[Part]) -> dict[tuple[int, int], Allowe
 
 def _together(before: Allowed | None, now: Allowed, step: tree.Step) -> Allowed:
     failed = now.failed
-    if isinstance(step, tree.Migrate | tree.Exclusive | tree.DeviceRead | tree.DeviceWrite | tree.Evict):
+    passing = tree.Migrate | tree.Exclusive | tree.DeviceRead | tree.DeviceWrite | tree.Evict
+    if isinstance(step, passing) and failed & {"", "ENOENT", "EBUSY"}:
         # Who is in the way may keep a page where it is, or take it away again.
         failed |= {"", "ENOENT", "EBUSY"}
     values = now.values
