@@ -207,6 +207,10 @@ def _collapse(machine: Machine, step: tree.Call) -> Allowed:
             if pte.page is not None and pte.page.device:
                 pte.page.at |= RAM
             if pte.page is not None:
+                for of, there, other in machine.state.users(pte.page) if pte.page.file else []:
+                    # Page tables of all who map the file are taken away (retract_page_tables()).
+                    faults.loosen(machine.state, of, [there])
+                    other.maybe = True
                 pte.write = None if machine.state.spaces[process].vmas[place].rights == "read-write" else pte.write
     return Allowed(_ANY | {""})
 

@@ -268,7 +268,7 @@ def may_migrate(state: State, space: Space, place: Place) -> bool:
     if pte is None or pte.page is None:
         return vma.file is None
     page = pte.page
-    return not page.file and not page.pins and pte.exclusive is None and not pte.moving and page.at == RAM
+    return not page.file and not page.pins and pte.exclusive is None and not pte.moving and page.at >= RAM
 
 
 def to_device(state: State, key: tuple[str, str], place: Place) -> None:
@@ -290,9 +290,9 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         page, write = pte.page, pte.write
         pte.maybe = pte.moving = False
         _left(state, page, device)
-        page.at = frozenset([device])
-        if page.cached:
-            page.at |= RAM
+        # What may be elsewhere, or may be refused, may stay there.
+        stays = page.at if len(page.at) > 1 else RAM if page.cached else frozenset()
+        page.at = stays | {device}
     mirror.moved.append(page)
     mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)
 

@@ -14,8 +14,8 @@ from dmirror.model.faults import Refused
 from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.model.state import Entry, Place
-from dmirror.scenario import tree
-from dmirror.scenario.expectations import named, runs
+from dmirror.scenario import text, tree
+from dmirror.scenario.expectations import canonical, named, runs
 from dmirror.scenario.text import format_item
 
 _WIDTH = 56
@@ -27,12 +27,26 @@ class Prediction:
     def __init__(self, scenario: tree.Scenario, release: str) -> None:
         self.wrong = 0
         self._machine = Machine(scenario, Rules.of(release))
-        self.lines = [f'scenario "{scenario.title}", as the model has it for {release}', *self._memory()]
+        self.lines = [f'scenario "{scenario.title}", as the model has it for {release}']
+        excluded = [need for need in scenario.needs if isinstance(need, tree.NeedKernel) and not _holds(need, release)]
+        if excluded:
+            self.lines.append(f"not for {release}: {text.format_need(excluded[0])}")
+            return
+        self.lines += self._memory()
         for item in scenario.items:
             self.lines += self._item(item, "")
 
+    def _choose(self) -> None:
+        """Where a page may be at several places, nobody has looked: it is on a device, if it may be."""
+        state = self._machine.state
+        for page in state.pages():
+            if len(page.at) > 1:
+                page.at = frozenset([next(iter(sorted(at for at in page.at if at in tree.DEVICES)), "ram")])
+
     def _item(self, item: tree.Item, indent: str) -> Iterator[str]:
         first = indent + format_item(item)[0]
+        if not isinstance(item, tree.Expect):
+            self._choose()
         if isinstance(item, tree.Par):
             yield from self._par(item, indent)
         elif isinstance(item, tree.Expect):
@@ -76,10 +90,10 @@ class Prediction:
         yield f"{line:<{_WIDTH}}  # {allowed}"
         yield from self._denied(_unlike(step, allowed))
 
-    def _denied(self, text: str) -> Iterator[str]:
-        if text:
+    def _denied(self, what: str) -> Iterator[str]:
+        if what:
             self.wrong += 1
-            yield f"    ! the model says otherwise: {text}"
+            yield f"    ! the model says otherwise: {what}"
 
     def _differs(self, item: tree.Expect) -> str:
         """What an expectation that cannot hold asks for, and what there is; "" where it may hold."""
@@ -121,10 +135,15 @@ class Prediction:
                 yield f"{named(tree.Device(device, process))} maps {found}"
 
 
+def _holds(need: tree.NeedKernel, release: str) -> bool:
+    number = tuple(int(part) for part in release.split(".")[:2])
+    return (need.low is None or number >= need.low) and (need.high is None or number < need.high)
+
+
 def _unlike(step: tree.Step, allowed: Allowed) -> str:
     """What the model has against what the file expects of a step; "" for nothing."""
     wanted = step.outcome
-    name = wanted.name if isinstance(wanted, tree.Fails) else ""
+    name = canonical(wanted.name) if isinstance(wanted, tree.Fails) else ""
     if name not in allowed.failed:
         return str(allowed)
     if isinstance(wanted, tree.Value) and allowed.values is not None:

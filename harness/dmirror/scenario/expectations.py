@@ -24,7 +24,7 @@ def wrong_outcome(step: tree.Step, outcome: Outcome) -> list[str]:
     """How a step ended that should have ended otherwise, a sentence or none."""
     wanted = step.outcome
     if isinstance(wanted, tree.Fails):
-        if outcome.failed != _SAME.get(wanted.name, wanted.name):
+        if outcome.failed != canonical(wanted.name):
             return [f"{outcome.failed or 'it succeeded'}; expected {wanted.name}"]
         return []
     if wanted is None:
@@ -83,6 +83,11 @@ def _pages(memory: Memory, process: str, pages: tree.Pages) -> list[Page]:
 def _differs(wanted: Sequence[str], found: Sequence[str]) -> str:
     every = list(wanted) * len(found) if len(wanted) == 1 else list(wanted)
     return "" if found and every == list(found) else f"found {runs(found)}"
+
+
+def canonical(name: str) -> str:
+    """The kernel's name of an errno that has two."""
+    return _SAME.get(name, name)
 
 
 def named(device: tree.Device) -> str:

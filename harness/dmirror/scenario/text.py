@@ -21,7 +21,7 @@ def format(scenario: tree.Scenario) -> str:
     if scenario.contracts:
         page.line(f"contract {', '.join(scenario.contracts)}", scenario.contract_at)
     for need in scenario.needs:
-        page.line(_need(need), need.at)
+        page.line(format_need(need), need.at)
     if scenario.regions and scenario.regions[0].at == tree.NOWHERE:
         page.blank()
     for region in scenario.regions:
@@ -131,7 +131,8 @@ def _hash(comment: Comment) -> str:
     return f"# {comment.text}".rstrip()
 
 
-def _need(need: tree.Need | tree.NeedKernel) -> str:
+def format_need(need: tree.Need | tree.NeedKernel) -> str:
+    """A line such as `needs swap`."""
     if isinstance(need, tree.Need):
         return f"needs {need.what} {need.value}".rstrip()
     low, high = (f"{release[0]}.{release[1]}" if release else "" for release in (need.low, need.high))
