@@ -32,7 +32,7 @@ class Expects(Rules):
         """expectation : WHERE pages IS places
         | WHERE pages OF actor IS places"""
         process = p[4].name if len(p) == 7 else tree.MAIN
-        p[0] = tree.Where(p[2], tuple(p[len(p) - 1]), process)
+        p[0] = tree.Where(p[2], tuple(p[len(p) - 1]), process, self._at(p, len(p) - 1))
 
     def p_places(self, p: Any) -> None:
         """places : places_of_page
@@ -60,7 +60,7 @@ class Expects(Rules):
         """expectation : RIGHTS pages IS allowances
         | RIGHTS pages OF actor IS allowances"""
         process = p[4].name if len(p) == 7 else tree.MAIN
-        p[0] = tree.Allowed(p[2], tuple(p[len(p) - 1]), process)
+        p[0] = tree.Allowed(p[2], tuple(p[len(p) - 1]), process, self._at(p, len(p) - 1))
 
     def p_allowances(self, p: Any) -> None:
         """allowances : allowances_of_page

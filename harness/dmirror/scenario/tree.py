@@ -366,21 +366,26 @@ class Expect(Node):
 class Where(Expect):
     """`expect where buf == A x3 ram`: for each page a device's name or one of words.PLACES; one: for all pages.
 
-    Where a process has them, as its mirrors see it.
+    Where a process has them, as its mirrors see it. `each_at`: where the places stand.
     """
 
     pages: Pages
     places: tuple[str, ...]
     process: str = MAIN
+    each_at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed(Expect):
-    """`expect rights buf == rw r none`: what the page table of the CPU allows now, for each page or for all."""
+    """`expect rights buf == rw r none`: what the page table of the CPU allows now, for each page or for all.
+
+    `each_at`: where the rights stand.
+    """
 
     pages: Pages
     rights: tuple[str, ...]
     process: str = MAIN
+    each_at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
