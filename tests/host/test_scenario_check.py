@@ -145,6 +145,30 @@ def test_a_misspelt_region_is_suggested():
     assert (fault.line, fault.column, fault.length) == (12, 11, 3)
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("expect where buf == A x3 ram x4", "A x3 ram x4"),
+        ("expect sometimes rights buf of ward == r  # so far", ""),
+        ("expect rights buf of ward == rw r rw  # so far", "rw r rw"),
+    ],
+)
+def test_of_places_and_rights_that_are_too_many_or_few_their_list_is_shown(line, place):
+    faults = wrong(f"par\n    column\n        A reads buf\n{line}")
+    assert [line[fault.column - 1 :][: fault.length] for fault in faults] == [place] * bool(place)
+
+
+def test_who_is_not_there_is_told_who_is():
+    said = [
+        "there is no process or thread 'tick' here; there are CPU, ward, kin and t",
+        "there is no process 'nobody' here; there are CPU, ward and kin",
+    ]
+    there = "CPU forks kid\nCPU forks kin\nkin starts thread t\nkid exits"
+    assert [fault.message for fault in wrong(f"{there}\ntick reads buf\nA of nobody reads buf")] == said
+    (fault,) = check(parse('scenario "x"\nregion buf: anonymous 1 page\nexpect where buf of kid == ram'))
+    assert fault.message == "there is no process 'kid' here; there is CPU only"
+
+
 def test_a_file_is_read_parsed_and_checked(tmp_path):
     file = tmp_path / "a.dms"
     file.write_text('scenario "x"\nregion buf: anonymous 1 page\nCPU reads buf\n')

@@ -189,9 +189,10 @@ class _Check:
     def _actor(self, who: tree.Actor, now: _Now) -> None:
         if who.name not in now.processes:
             known = (*now.processes, *tree.DEVICES)
+            there = self._there(now, now.processes)
             is_region = ", it is a region" if who.name in self.regions else ""
             if who.name not in self.unknown:
-                said = f"there is no process or thread {who.name!r} here{is_region}"
+                said = f"there is no process or thread {who.name!r} here{is_region}{there}"
                 self.wrong(who.at, said, nearest(who.name, known))
             self.unknown.add(who.name)
         elif (line := self._left(who.name, now)) is not None:
@@ -201,6 +202,13 @@ class _Check:
         for step in now.held:
             if subject(step) == who:
                 self.wrong(who.at, f"{who.name} is held itself since line {step.at.line}: another one has to do this")
+
+    def _there(self, now: _Now, names: Iterable[str]) -> str:
+        """Of these processes and threads those that have not left."""
+        there = [name for name in names if self._left(name, now) is None]
+        if len(there) < 2:
+            return "".join(f"; there is {name} only" for name in there)
+        return f"; there are {', '.join(there[:-1])} and {there[-1]}"
 
     @staticmethod
     def _left(name: str, now: _Now) -> int | None:
@@ -212,7 +220,9 @@ class _Check:
     def _process(self, name: str, at: At, now: _Now) -> None:
         if name not in now.processes:
             if name not in self.unknown:
-                self.wrong(at, f"there is no process {name!r} here", nearest(name, now.processes))
+                processes = [process for process, of in now.processes.items() if not of]
+                said = f"there is no process {name!r} here{self._there(now, processes)}"
+                self.wrong(at, said, nearest(name, processes))
             self.unknown.add(name)
         elif now.processes[name]:
             of = now.processes[name]
@@ -340,7 +350,8 @@ class _Check:
                 self.wrong(expect.at, f"{expect.process} has no memory any more: it has left at line {line}")
             each = expect.places if isinstance(expect, tree.Where) else expect.rights
             if npages is not None and len(each) not in (1, npages):
-                self._unlike(expect.at, len(each), "place" if isinstance(expect, tree.Where) else "right", npages)
+                at = expect.at if expect.each_at == tree.NOWHERE else expect.each_at
+                self._unlike(at, len(each), "place" if isinstance(expect, tree.Where) else "right", npages)
 
 
 def _size(region: tree.Region) -> int:
