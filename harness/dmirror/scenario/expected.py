@@ -52,6 +52,7 @@ _OF_PROCESSES = (
     *("LOCKS", "UNLOCKS", "PINS", "UNPINS", "SWAPS", "COLLAPSES", "SPLITS", "LIMITS", "LIFTS"),
 )
 _STARTS = ("CONTRACT", "NEEDS", "REGION", "PAR", "COLUMN", "EXPECT", "FORGET")
+_BEFORE = ("START", "INDENT", "DEDENT", "EXPECT", "ALWAYS", "NEVER", "SOMETIMES")  # who does or has something
 _ORDER = (*tokens, "error", "$end")
 _OPENS = 'a scenario begins with its title: scenario "what it shows"'
 
@@ -67,6 +68,13 @@ class Expected:
     given: Tokens
     faults: list[Fault]
     said: set[tuple[str, int]]
+    stack: list[int]
+    """The states that yacc was in when it took its last token: it may reduce before it finds that no rule goes on."""
+
+    def next(self) -> Any:
+        """The token that yacc takes next, None at the end."""
+        self.stack = list(self.parser.statestack)
+        return self.given.token()
 
     def p_error(self, token: Any) -> None:
         """Say so, unless that only follows from what was said; yacc then goes on behind the end of the line."""
@@ -105,7 +113,7 @@ class Expected:
     def _expected(self) -> dict[str, set[str]]:
         """The tokens that can come, and for each by which rules it would be taken in."""
         found = {}
-        for token in sorted(self.parser.action[self.parser.statestack[-1]], key=_ORDER.index):
+        for token in sorted(self.parser.action[self.stack[-1]], key=_ORDER.index):
             if token not in _HIDDEN and (state := self._reached(token)) is not None:
                 taken = [act for act in self.parser.action[state].values() if act < 0]
                 found[token] = {self.parser.productions[-act].name for act in taken}
@@ -121,7 +129,7 @@ class Expected:
 
     def _reached(self, token: str) -> int | None:
         """The state behind that token: None where it cannot come, whatever is reduced before it."""
-        parser, stack = self.parser, list(self.parser.statestack)
+        parser, stack = self.parser, list(self.stack)
         while (act := parser.action[stack[-1]].get(token)) is not None:
             if act >= 0:
                 return int(act)
@@ -224,6 +232,8 @@ class Expected:
             return SIGNS[sign]
         if token.type in ("HELD", "WAITS") and "COMMA" in expected:
             return f", {word}"
+        if whose := self._whose(token):
+            return whose
         if "WHERE" in expected and word in self._after("REGION"):
             return f"where {word}"
         could = [word for word, kind in KEYWORDS.items() if kind in expected]
@@ -235,6 +245,23 @@ class Expected:
             if rules & {"place", "actor"}:
                 could += sorted(self._named())
         return nearest(word, could) if word not in could else ""
+
+    def _whose(self, token: Any) -> str:
+        """Of `A reads buf of kid`, `CPU reads buf of kid` and `where kid buf`, how the language says it."""
+        of_line = [other for other in self.given.all if other.lineno == token.lineno]
+        before = [other for other in of_line if other.lexpos < token.lexpos and other.type not in _BEFORE]
+        kinds = [other.type for other in before]
+        if kinds[-2:] in (["WHERE", "NAME"], ["RIGHTS", "NAME"]) and token.value in self._after("REGION"):
+            return f"{self._word(before[-2])} {token.value} of {before[-1].value}"
+        if token.type != "OF" or "OF" in kinds:
+            return ""
+        whose = next(other for other in of_line if other.lexpos > token.lexpos)
+        if len(before) < 3 or before[0].type not in ("MIRROR", "NAME", MAIN) or whose.type not in ("NAME", MAIN):
+            return ""
+        line = self.given.text.split("\n")[token.lineno - 1]
+        done = line[before[0].endlexpos : before[-1].endlexpos - 1]
+        who = f"{before[0].value} of {whose.value}" if before[0].type == "MIRROR" else whose.value
+        return f"{who} {done}"
 
     def _after(self, *kinds: str) -> set[str]:
         """The names that stand behind such words."""

@@ -22,7 +22,7 @@ def parse(text: str, name: str = "<scenario>") -> tree.Scenario:
     given = Tokens(text, name)
     grammar = _grammar()
     grammar.begin(given)
-    scenario = grammar.parser.parse(lexer=given, tracking=True)
+    scenario = grammar.parser.parse(lexer=given, tokenfunc=grammar.next, tracking=True)
     faults = _first_of_lines([*grammar.faults, *_misplaced(given.misplaced, {fault.line for fault in grammar.faults})])
     if faults:
         raise Faults(faults, name)

@@ -24,6 +24,7 @@ class Rules(Expected):
         self.given = given
         self.faults: list[Fault] = []
         self.said: set[tuple[str, int]] = set()
+        self.stack: list[int] = []
 
     def _at(self, p: Any, first: int = 1, last: int = 0) -> At:
         """From the beginning of a symbol to the end of the last that stands in its line."""
