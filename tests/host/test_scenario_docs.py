@@ -11,6 +11,7 @@ from ply import yacc
 
 from dmirror.counters import Counters
 from dmirror.mirror import CAPABILITIES
+from dmirror.model.predict import Prediction
 from dmirror.paths import ROOT
 from dmirror.scenario import ebnf, words
 from dmirror.scenario.check import check
@@ -66,6 +67,10 @@ def test_the_fault_on_the_page_is_what_is_said():
     with pytest.raises(Faults) as raised:
         parse(wrong)
     assert textwrap.indent(raised.value.render(wrong, "first.dms"), "    ") in TEXT
+
+
+def test_the_prediction_on_the_page_is_what_is_printed():
+    assert textwrap.indent("\n".join(Prediction(parse(EXAMPLES[0]), "7.3").lines[1:]), "    ") in TEXT
 
 
 def test_the_page_has_every_word():
