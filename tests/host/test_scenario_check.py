@@ -35,6 +35,11 @@ def wrong(body, head=HEAD):
         ("kid reads buf", "there is no process or thread 'kid'"),
         ("buf reads buf", "it is a region"),
         ("A of kid reads buf", "there is no process 'kid'"),
+        (
+            "kid unmaps buf, held in invalidation by A\n    B reads buf\nCPU resumes",
+            "there is no process or thread 'kid'",
+        ),
+        ("A of kid reads buf, held before check\n    B reads buf\nA resumes", "there is no process 'kid'"),
         ("kid exits\nCPU forks kid", "there is no process or thread 'kid'"),
         ("CPU forks kid\nCPU forks kid", "already"),
         ("CPU forks ward", "from the beginning"),

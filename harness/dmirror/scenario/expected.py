@@ -160,7 +160,7 @@ class Expected:
         *before, last = self.parser.symstack
         if last.type != "NAME" or before[-1].type not in ("lines", "title", "items", "INDENT", "broken_line"):
             return None
-        made = self._after("FORKS", "THREAD", "WITH")
+        made = self._made()
         if last.value in made:
             return None
         starts = [word for word, kind in KEYWORDS.items() if kind in _STARTS]
@@ -267,6 +267,10 @@ class Expected:
         """The names that stand behind such words."""
         pairs = pairwise(self.given.all)
         return {name.value for word, name in pairs if word.type in kinds and name.type == "NAME"}
+
+    def _made(self) -> set[str]:
+        """The processes and threads that the text makes, wherever it does."""
+        return self._after("FORKS", "THREAD", "WITH")
 
     def _named(self) -> set[str]:
         """The names that the text has so far."""

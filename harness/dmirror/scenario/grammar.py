@@ -227,8 +227,11 @@ class Grammar(Steps, Expects):
     def p_item_held(self, p: Any) -> None:
         """item : step COMMA HELD hold NEWLINE INDENT items DEDENT resume"""
         who, at = p[9]
-        held = format_subject(subject(p[1]))
-        if who and format_subject(who) != held:
+        doer = subject(p[1])
+        held = format_subject(doer)
+        process = doer.process if isinstance(doer, tree.Device) else doer.name
+        # Where there is no such process, that is what is wrong, and check says so.
+        if who and format_subject(who) != held and process in {tree.MAIN, *self._made()}:
             self._wrong(at, f"{held} is held since line {p[1].at.line}, and not {format_subject(who)}", held)
         block = tuple(item for item in p[7] if item is not BROKEN)
         p[0] = replace(p[1], held=p[4], block=block, resumes=at, at=self._at(p, 1, 4))
