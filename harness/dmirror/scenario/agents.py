@@ -95,6 +95,8 @@ class Agent:
         _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
         fds = array.array("i")
         fds.frombytes(control[0][2])
+        # The agent closes its own copy now, which ends every hold of the mirror: with the next answer it has.
+        self.ask(lib.AGENT_TID)
         return fds[0]
 
     def call(self, name: str, number: int, *args: int) -> int:
