@@ -8,7 +8,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,27 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dmirror.running import built_with, release_matches
 from dmirror.vm.spec import GuestSpec
 
 if TYPE_CHECKING:
     from dmirror.memory import Region, Span
     from dmirror.mirror import Mirror
     from dmirror.process import Child, Line
-
-
-CRASHES = Path(__file__).with_name("crashes.toml")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is known to end the guest is not run where it does, and is a known defect."""
-    known = tomllib.loads(CRASHES.read_text())["crash"]
-    here = [one for one in known if release_matches(os.uname().release, one["kernel"]) and built_with(one["config"])]
-    reasons = {test: one["reason"] for one in here for test in one["tests"]}
-    for item in items:
-        reason = reasons.get(f"{item.path.name}::{item.nodeid.partition('::')[2]}")
-        if reason:
-            item.add_marker(pytest.mark.xfail(reason=reason, run=False))
 
 
 class Driver:
