@@ -214,6 +214,11 @@ def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -
         invalidate(state, process, [place])
         anonymous(space, place)
         space.ptes[place] = Pte(Page(values), True)
+        for other in block(space, place) if vma.hugetlb else []:
+            beside = space.ptes.get(other)
+            if beside is not None and beside.page is not None and other != place:
+                # The whole huge page is copied (hugetlb_wp()).
+                space.ptes[other] = Pte(Page(beside.page.values), True)
         if page is None and vma.huge:
             for other in block(space, place):
                 beside = space.ptes.get(other)
