@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,11 @@ def test_a_round_is_the_same_each_time() -> None:
     first = [scenario for _, scenario in rounds.scenarios(7, 3, NEWEST)]
     assert first == [scenario for _, scenario in rounds.scenarios(7, 3, NEWEST)]
     assert first != [scenario for _, scenario in rounds.scenarios(7, 4, NEWEST)]
+    # In another process, whatever is loaded there.
+    program = "from dmirror.fuzz import rounds; print(rounds.drawn(7, 3))"
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == str(rounds.drawn(7, 3))
     assert first[5].title == "seed 7, round 3, scenario 5"
 
 

@@ -203,7 +203,7 @@ def _bring_back(machine: Machine, key: tuple[str, str], places: list[Place]) -> 
         if pte is not None and pte.page is not None and device in pte.page.at:
             if len(pte.page.at) > 1 or machine.state.racing:
                 pte.page.at |= RAM
-                faults.loosen(machine.state, process, [place])
+                faults.loosen_kin(machine.state, pte.page)
             else:
                 faults.to_system(machine.state, pte.page, process)
             moved += 1

@@ -67,10 +67,9 @@ def loosen(state: State, process: str, places: Iterable[Place]) -> None:
 
 def loosen_kin(state: State, page: Page) -> None:
     """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now."""
-    for process, place, _ in list(state.users(page)):
-        for kin in state.spaces:
-            if kin != process:
-                loosen(state, kin, [place])
+    for kin in state.spaces:
+        # Wherever it was: a mapping that was moved has it at another place than its kin.
+        loosen(state, kin, page.places)
 
 
 def _left(state: State, page: Page, device: str) -> None:
@@ -298,7 +297,8 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         # What may be elsewhere, or may be refused, may stay there.
         stays = page.at if len(page.at) > 1 else RAM if page.cached else frozenset()
         page.at = stays | {device}
-    mirror.moved.append(page)
+    if page not in mirror.moved:  # in a race it may have been there, and back
+        mirror.moved.append(page)
     mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)
 
 
