@@ -141,10 +141,9 @@ def _settle(state: State, page: Page, place: str) -> None:
         page.at = frozenset([place])
     elif place == "swap":
         page.at -= RAM
-    if page.at == RAM:
-        for mirror in state.mirrors.values():
-            if page in mirror.moved:
-                mirror.moved.remove(page)
+    for (device, _), mirror in state.mirrors.items():
+        if device not in page.at and page in mirror.moved:
+            mirror.moved.remove(page)
 
 
 def _entries_of_devices(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:
