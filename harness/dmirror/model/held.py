@@ -137,9 +137,13 @@ def _taken_away(machine: Machine, key: tuple[str, str], place: Place, point: tre
 
 def _went_for_others(machine: Machine, key: tuple[str, str], step: tree.Migrate, page: Page) -> None:
     """Whoever else has the page has it where it went."""
-    if step.to == "device" and any(machine.state.users(page)):
-        page.at = frozenset([key[0]])
-        machine.state.mirrors[key].moved.append(page)
+    if not any(machine.state.users(page)):
+        return
+    if step.to == "system":
+        faults.to_system(machine.state, page, key[1])
+        return
+    page.at = frozenset([key[0]])
+    machine.state.mirrors[key].moved.append(page)
 
 
 def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
