@@ -75,10 +75,12 @@ class Machine:
         file = File() if region.kind in ("shared", "memfd", "private file") else None
         private = region.kind not in ("shared", "memfd")
         huge = region.huge and region.kind == "anonymous"
+        vmas = self.state.spaces[process].vmas
+        # It may become one mapping with a neighbour that has had anonymous pages.
+        beside = any(vma.anon is not False for (name, _), vma in vmas.items() if name == region.name)
         for place in places:
-            self.state.spaces[process].vmas[place] = Vma(
-                rights, private, file, huge or region.kind == "hugetlb", region.kind == "hugetlb"
-            )
+            vmas[place] = Vma(rights, private, file, huge or region.kind == "hugetlb", region.kind == "hugetlb")
+            vmas[place].anon = None if beside and file is None else False
 
     # Steps
 

@@ -73,13 +73,16 @@ class Agent:
 
     def receive(self) -> Reply:
         """The answer to the last order. Gone, or TimeoutError after PATIENCE."""
-        try:
-            data = self._channel.recv(_LONGEST)
-        except BlockingIOError:
-            self._wait()
-            data = self._channel.recv(_LONGEST)
+        data = self._data()
         self.pending -= 1
         return _reply(data)
+
+    def _data(self) -> bytes:
+        try:
+            return self._channel.recv(_LONGEST)
+        except BlockingIOError:
+            self._wait()
+            return self._channel.recv(_LONGEST)
 
     def ask(self, what: int, *args: int) -> Reply:
         """An order and its answer."""
@@ -95,8 +98,7 @@ class Agent:
         _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
         fds = array.array("i")
         fds.frombytes(control[0][2])
-        # The agent closes its own copy now, which ends every hold of the mirror: with the next answer it has.
-        self.ask(lib.AGENT_TID)
+        self._data()  # it has closed its own copy, which ends every hold of the mirror
         return fds[0]
 
     def call(self, name: str, number: int, *args: int) -> int:

@@ -205,8 +205,11 @@ static void agent_loop(int channel)
 		}
 		reply.head.result = ret == -1 ? -errno : ret;
 		agent_answer(channel, &reply, fd);
-		if (fd >= 0)
+		if (fd >= 0) {
+			/* Its close ends every hold of the mirror: whoever has the other one waits for that. */
 			close(fd);
+			agent_answer(channel, &reply, -1);
+		}
 	}
 }
 
