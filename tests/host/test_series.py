@@ -255,6 +255,7 @@ def test_a_session_says_what_it_says_to_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tests/device").mkdir(parents=True)
+    (tmp_path / "tests/scenarios").mkdir()
     (tmp_path / "tests/device/test_x.py").write_text("def test_passes(): pass\ndef test_fails(): assert not 1\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     monkeypatch.setattr(trial, "ROOT", tmp_path)
