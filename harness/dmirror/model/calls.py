@@ -102,7 +102,9 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     drop(machine, process, new, unmap=True)
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
-    for place, (vma, pte) in zip(new, moved, strict=True):
+    for before, place, (vma, pte) in zip(old, new, moved, strict=True):
+        if vma.anon is not False:
+            vma.origin = vma.origin or before
         space.vmas[place] = vma
         if pte is not None:
             space.ptes[place] = pte

@@ -69,7 +69,8 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
     for place in places:
         vma = space.vmas.get(place)
         # What one walk of a page table goes over: at most a huge page of one mapping.
-        kind = (vma.rights, id(vma.file), vma.locked, vma.fork) if vma else None
+        moved = (vma.origin[0], vma.origin[1] - place[1]) if vma and vma.origin else None
+        kind = (vma.rights, id(vma.file), vma.locked, vma.fork, moved) if vma else None
         here = (place[0], place[1] // HUGE, kind)
         table, further = here, further and here == table
         try:

@@ -83,6 +83,9 @@ class Vma:
     locked: bool = False
     fork: str = "copy"  # "wipe", "leave": what MADV_WIPEONFORK, MADV_DONTFORK say
     anon: bool | None = False
+    origin: Place | None = (
+        None  # where it was when it got its pages, if it was moved since: no neighbour is one with it
+    )
 
 
 class File:
