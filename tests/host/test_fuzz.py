@@ -184,11 +184,11 @@ def test_what_is_found_is_shrunk_and_reported_once(tmp_path: Path) -> None:
     assert sum(progress.known.values()) > len(progress.known)
     places = list((tmp_path / FOUND).iterdir())
     assert sorted(map(str, places)) == sorted(progress.folders.values())
-    place = places[0]
-    (file,) = place.glob("*.dms")
-    scenario = parse(file.read_text())
-    assert len(scenario.items) == 1
-    assert "fails EIO" in file.read_text()
+    texts = {place: next(place.glob("*.dms")).read_text() for place in places}
+    # One that says more of what is allowed may need a step before.
+    place = min(texts, key=lambda place: len(parse(texts[place]).items))
+    assert len(parse(texts[place]).items) == 1
+    assert "fails EIO" in texts[place]
     assert "5 of 5" in json.loads((place / "found.json").read_text())["came again"]
     (test,) = place.glob("test_*.py")
     compile(test.read_text(), str(test), "exec")

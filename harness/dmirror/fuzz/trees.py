@@ -275,18 +275,19 @@ class _Builder:
         )
 
     def _meanwhile(self, gene: Gene, step: tree.Migrate) -> tree.Step | None:  # noqa: PLR0911
-        """By the same process, in the other region: those pages are nobody's who waits."""
+        """By the same process, of pages that nobody has to wait for: holes that are filled, or the other region."""
         actor = tree.Actor(step.device.process)
-        other = [region for region in self._regions if region.name != step.pages.region]
         pages = self._pages(gene)
         if gene.kind == "advise":
             return tree.Call(actor, "advises", pages, advice="dontneed")
         device = tree.Device("B" if step.device.name == "A" else "A", actor.name)
         if gene.kind == "peek":
             return tree.Peek(device, pages) if device not in self._closed else None
-        if not other:
+        free = self._free(actor.name, step, holes=gene.choice % 3 > 0)
+        if not free:
             return None
-        pages = _span(other[0].name, gene.first % other[0].count, gene.first % other[0].count + 1)
+        region, number = free[gene.first % len(free)]
+        pages = _span(region, number, number + 1)
         match gene.kind:
             case "load":
                 return tree.Load(actor, pages)
@@ -295,6 +296,20 @@ class _Builder:
             case "add":
                 return tree.Add(actor, pages, gene.value + 1)
         return tree.DeviceRead(device, pages) if device not in self._closed else None
+
+    def _free(self, process: str, step: tree.Migrate, *, holes: bool) -> list[tuple[str, int]]:
+        """Places that a migration that is held keeps nobody from; `holes`: those in its range, if there are some."""
+        ptes, within = self._spaces[process].ptes, self._machine.places(step.pages)
+        inside = [place for place in within if (pte := ptes.get(place)) is None or pte.page is None]
+        outside = [
+            (region.name, number)
+            for region in self._regions
+            for number in range(region.count)
+            if (region.name, number) not in within
+        ]
+        if holes and inside:
+            return inside
+        return inside + [place for place in outside if (pte := ptes.get(place)) is None or not pte.moving]
 
     # Columns
 

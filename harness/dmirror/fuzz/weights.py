@@ -31,14 +31,14 @@ STEPS = {
     "unpin": 3,
     "close": 1,
     "open": 3,
-    "held": 3,
+    "held": 5,
     "par": 1,
     # It looks at every page of the device: as long as twenty others.
     "evict": 1,
 }
 """Steps, in shares of all."""
 
-HELD = {"load": 3, "store": 3, "advise": 4, "device read": 3, "peek": 1, "add": 1}
+HELD = {"load": 3, "store": 3, "advise": 3, "device read": 6, "peek": 1, "add": 1}
 """Steps while another one is held."""
 
 RACING = {"load": 2, "store": 4, "add": 4, "device read": 4, "device write": 4, "to device": 4, "to system": 2}
@@ -46,7 +46,7 @@ RACING = {"load": 2, "store": 4, "add": 4, "device read": 4, "device write": 4, 
 
 REGIONS: dict[tree.RegionKind, int] = {"anonymous": 16, "shared": 1, "memfd": 1, "private file": 2}
 
-BEGINNINGS = {"untouched": 2, "written": 3, "read": 1}
+BEGINNINGS = {"untouched": 3, "written": 3, "read": 2}
 """How a region is populated."""
 
 ADVICES = {"dontneed": 6, "populate_read": 2, "populate_write": 3, "free": 1}

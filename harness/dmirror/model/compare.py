@@ -103,7 +103,8 @@ def rights(state: State, process: str, place: Place) -> frozenset[str]:
     """What the CPU's entry may allow, as mirrors see it: of seen.Page. Nothing where nobody looks at the process."""
     space = state.spaces[process]
     pte, vma = space.ptes.get(place), space.vmas.get(place)
-    if pte is None or vma is None or vma.rights == "none" or visible(state, process, place) <= {"swap", "exclusive"}:
+    unseen = not dict(state.mirrors_of(process)) or visible(state, process, place) <= {"swap", "exclusive"}
+    if unseen or pte is None or vma is None or vma.rights == "none":
         return frozenset(["none"])
     allowed = {True: ("rw",), False: ("r",), None: ("r", "rw")}[pte.write]
     return frozenset([*allowed, "none"] if pte.maybe else allowed)

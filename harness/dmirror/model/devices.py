@@ -66,7 +66,7 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
     """A device fault goes to the end of the call, up to the first page that cannot be had."""
     space = machine.state.spaces[key[1]]
     table, further = None, False
-    for place in places:
+    for number, place in enumerate(places):
         vma = space.vmas.get(place)
         # What one walk of a page table goes over: at most a huge page of one mapping.
         moved = (vma.origin[0], vma.origin[1] - place[1]) if vma and vma.origin else None
@@ -84,8 +84,26 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
         except faults.Injected:
             return frozenset(["EFAULT"])
         except Refused as refused:
+            pte = space.ptes.get(place)
+            if write and not further and pte is not None and pte.page is not None and pte.page.device == key[0]:
+                _walk_past(machine, key, places[number + 1 :])
             return refused.names
     return frozenset([""])
+
+
+def _walk_past(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
+    """A walk goes past a read-only page of its own device, and faults what follows; none of that is installed."""
+    entries, further = machine.state.mirrors[key].entries, False
+    for place in places:
+        before = entries.get(place)
+        try:
+            further = faults.device_fault(machine.state, key, place, write=True, further=further)
+        except Refused:
+            return
+        entries.pop(place, None)
+        pte = machine.state.spaces[key[1]].ptes.get(place)
+        if before is not None and pte is not None and before.page is pte.page:
+            entries[place] = before
 
 
 def peek(machine: Machine, step: tree.Peek) -> Allowed:
