@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dmirror.oracles import Account
 
 REGION_PAGES = 16
+_FLUSHED = 2.5  # s: memory.stat is behind by what no processor has added, which happens each 2 s (FLUSH_TIME)
 COHERENT = 2  # the first of the two coherent devices
 
 
@@ -34,8 +36,10 @@ def balanced() -> Iterator[None]:
     yield
     before, _account = _account, oracles.read()
     wrong = list(oracles.complaints(before, _account))
-    if wrong:
+    until = time.monotonic() + _FLUSHED
+    while wrong and time.monotonic() < until:
         # Threads that are about to end may fall between the files that are read; what is wrong stays wrong.
+        time.sleep(0.1)
         _account = oracles.read()
         wrong = list(oracles.complaints(before, _account))
     if wrong:
