@@ -181,8 +181,6 @@ class _Play:
             return Outcome(errno_name(error.errno or 0), pages=error.pages)
         except OSError as error:
             return Outcome(errno_name(error.errno or 0))
-        except KeyError:
-            return Outcome("EBADF")  # a device that was closed
 
     def _other(self, step: tree.Step) -> Outcome:
         world = self._world

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import time
@@ -266,12 +267,16 @@ class World:
             self._counters[key] = mirror.counters()
 
     def close(self, device: tree.Device) -> None:
-        self.mirrors.pop((device.name, device.process)).close()
+        self.mirror(device).close()
+        del self.mirrors[(device.name, device.process)]
         self._sight = None
 
     def mirror(self, device: tree.Device) -> Mirror:
         """The one that is open. OSError EBADF where it was closed."""
-        return self.mirrors[(device.name, device.process)]
+        mirror = self.mirrors.get((device.name, device.process))
+        if mirror is None:
+            raise OSError(errno.EBADF, f"{device.name} of {device.process} is closed")
+        return mirror
 
     def counted(self, device: tree.Device, counter: str) -> int:
         """How far a counter has gone since the mirror was opened."""
