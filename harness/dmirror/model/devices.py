@@ -93,17 +93,12 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
 
 def _walk_past(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
     """A walk goes past a read-only page of its own device, and faults what follows; none of that is installed."""
-    entries, further = machine.state.mirrors[key].entries, False
+    further = False
     for place in places:
-        before = entries.get(place)
         try:
-            further = faults.device_fault(machine.state, key, place, write=True, further=further)
+            further = faults.walk_fault(machine.state, key, place, write=True, further=further)
         except Refused:
             return
-        entries.pop(place, None)
-        pte = machine.state.spaces[key[1]].ptes.get(place)
-        if before is not None and pte is not None and before.page is pte.page:
-            entries[place] = before
 
 
 def peek(machine: Machine, step: tree.Peek) -> Allowed:

@@ -306,13 +306,21 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
 
 
 def device_fault(state: State, key: tuple[str, str], place: Place, *, write: bool, further: bool = False) -> bool:
-    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it.
+    """hmm_range_fault() of one page with a request, and the entry that the driver makes of it; as walk_fault()."""
+    further = walk_fault(state, key, place, write=write, further=further)
+    pte = state.spaces[key[1]].ptes[place]
+    state.mirrors[key].entries[place] = Entry(pte.page, pte.write)
+    return further
+
+
+def walk_fault(state: State, key: tuple[str, str], place: Place, *, write: bool, further: bool = False) -> bool:
+    """hmm_range_fault() of one page with a request.
 
     Whether the walk had to fault it. `further`: it has faulted one before, and so goes on to fault all that follow it
     under the same page table, even pages of its own device, which come back (docs/findings.md, H-04).
     """
     device, process = key
-    space, mirror = state.spaces[process], state.mirrors[key]
+    space = state.spaces[process]
     vma = space.vmas.get(place)
     if vma is None or vma.rights == "none":
         raise Refused("EFAULT")
@@ -332,7 +340,6 @@ def device_fault(state: State, key: tuple[str, str], place: Place, *, write: boo
     assert pte is not None
     if write and pte.write is None:
         pte.write = True
-    mirror.entries[place] = Entry(pte.page, pte.write)
     return further or (needed and not stranger)
 
 

@@ -213,9 +213,6 @@ def _fault_only(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> N
         if not missing:
             continue
         try:
-            faults.device_fault(machine.state, key, place, write=write)
+            faults.walk_fault(machine.state, key, place, write=write)
         except Refused:
             return
-        del mirror.entries[place]
-        if entry is not None and entry.page is machine.state.spaces[key[1]].ptes[place].page:
-            mirror.entries[place] = entry
