@@ -40,7 +40,7 @@ def attempt(seed: int, number: int, release: str = RELEASE) -> Wrong | None:
             record = so_far
             for text in invariants.broken(machine.state):
                 return Wrong(number, format(scenario), text)
-    except settle.Contradiction as contradiction:
+    except (settle.Contradiction, AssertionError) as contradiction:
         return Wrong(number, format(scenario), str(contradiction))
     problems = [problem for problem in judge(scenario, record) if problem.by != "file"]
     return Wrong(number, format(scenario), f"judged: {problems[0].text}") if problems else None

@@ -47,7 +47,7 @@ class Finding:
         return self.died or self.by in ("devices", "harness") or bool(self.complaints)
 
 
-def of(scenario: tree.Scenario, played: Played) -> Finding | None:
+def of(scenario: tree.Scenario, played: Played) -> Finding | None:  # noqa: PLR0911
     """The gravest thing that is wrong."""
     complaints = tuple(splats.complaints(played.said))
     if complaints:
@@ -57,7 +57,10 @@ def of(scenario: tree.Scenario, played: Played) -> Finding | None:
     if played.record is None:
         return Finding("harness", "", played.trouble.strip().splitlines()[-1])
     # A random scenario expects nothing, so what its file says of a failure is nothing, too.
-    problems = [problem for problem in judge(scenario, played.record) if problem.by != "file"]
+    try:
+        problems = [problem for problem in judge(scenario, played.record) if problem.by != "file"]
+    except AssertionError as error:
+        return Finding("model", "", f"the model contradicts itself: {error}")
     if problems:
         first = problems[0]
         step = _step(first.item)

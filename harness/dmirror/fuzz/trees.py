@@ -53,25 +53,33 @@ class _Builder:
         self._machine = Machine(tree.Scenario(title, regions, everybody), rules)
         self._closed: set[tree.Device] = set()
         self._items: list[tree.Item] = []
+        self._last: tree.Step | None = None
         self._children = 0
         self._cut = any(region.rights != "read-write" for region in regions)
 
     def build(self, genes: Sequence[Gene]) -> tree.Scenario:
         for gene in genes:
-            item = self._item(gene)
+            try:
+                item = self._item(gene)
+            except AssertionError:
+                # Here nobody settles what the model leaves open, so it may not fit together; where the model is wrong,
+                # whoever judges the scenario comes to the same.
+                self._items += [self._last] if self._last is not None else []
+                break
             if item is not None:
                 self._items.append(item)
         return tree.Scenario(self._title, self._regions, tuple(self._items))
 
     def _item(self, gene: Gene) -> tree.Item | None:
         """What to do, done in the model; None where it makes no sense."""
+        self._last = None
         if gene.kind == "nothing":
             return None
         if gene.kind == "held":
             return self._held(gene)
         if gene.kind == "par":
             return self._par(gene)
-        step = self._step(gene)
+        step = self._last = self._step(gene)
         if step is not None:
             self._machine.do(step)
             self._cut |= isinstance(step, tree.Call) and step.verb != "advises"

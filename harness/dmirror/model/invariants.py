@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from dmirror.model.state import RAM, Page, State
+from dmirror.model.state import RAM, State
+
+_PRIVATE = frozenset("AB")
+_PLACES = RAM | {"swap"} | frozenset("ABCD")
 
 
 def broken(state: State) -> Iterator[str]:
@@ -23,9 +26,9 @@ def broken(state: State) -> Iterator[str]:
 def _places(state: State, users: Counter[int]) -> Iterator[str]:
     pages = state.pages()
     for page in pages:
-        if not page.at:
-            yield "a page is nowhere"
-        if page.file and page.at & frozenset("AB"):
+        if not page.at or not page.at <= _PLACES:
+            yield f"a page is at {sorted(page.at) or 'no place'}"
+        if page.file and page.at & _PRIVATE:
             yield f"a page of a file is on {page.device}"
         if page.pins < 0:
             yield f"a page has {page.pins} pins"
@@ -80,19 +83,10 @@ def _moved(state: State) -> Iterator[str]:
             owned[device, id(page)] += 1
     there = state.pages()
     for page in there:
-        counts = {device: owned[device, id(page)] for device in "AB"}
-        if sum(counts.values()) > 1 and _surely(page):
+        counts = {device: owned[device, id(page)] for device in sorted(_PRIVATE)}
+        if sum(counts.values()) > 1 and len(page.at) == 1:
             yield f"a page was migrated by {counts}, and once only"
         if page.at == RAM and any(counts.values()):
             yield f"a page in memory counts as migrated by {counts}"
-        if page.device in ("A", "B") and not counts[page.device] and _closed_none(state, page.device):
+        if page.device in _PRIVATE and not counts[page.device]:
             yield f"a page on {page.device} was migrated by nobody"
-
-
-def _surely(page: Page) -> bool:
-    return len(page.at) == 1
-
-
-def _closed_none(state: State, device: str) -> bool:
-    """Whether a mirror that was closed could have been who migrated it: then it is home."""
-    return bool(device)
