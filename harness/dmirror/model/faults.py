@@ -78,7 +78,11 @@ def _left(state: State, page: Page, device: str) -> None:
     for process, place, _ in list(state.users(page)):
         for name, mirror in state.mirrors_of(process):
             entry = mirror.entries.get(place)
-            if entry is not None and (entry.page is page or name != device):
+            if entry is None or (entry.page is not page and name == device):
+                continue
+            if state.racing:
+                entry.maybe = True  # perhaps it stays where it is
+            else:
                 del mirror.entries[place]
         if state.spaces[process].vmas[place].huge:
             loosen(state, process, block(state.spaces[process], place))
