@@ -197,7 +197,8 @@ def _accept(state: State, process: str, place: Place, page: Seen, pages: dict[in
         kept = old.page if old is not None and old.page is not None else Page(ANYTHING)
         kept = pages.setdefault(page.frame, kept) if page.frame else kept
         kept.values = ANYTHING
-        kept.at = frozenset(["ram" if page.place == "exclusive" else page.place])
+        if page.place != "swap" or not kept.device:  # a process without a mirror sees its device pages as away
+            kept.at = frozenset(["ram" if page.place == "exclusive" else page.place])
         exclusive = next(((device, process) for device, entry in page.entries.items() if entry.exclusive), None)
         space.ptes[place] = Pte(kept, page.rights == "rw" if page.rights != "none" else None, exclusive)
     for device, mirror in state.mirrors_of(process):
