@@ -13,7 +13,7 @@ from dmirror.scenario.faults import Fault, nearest
 from dmirror.scenario.lexer import Tokens
 from dmirror.scenario.tree import At
 
-ERRNOS = frozenset(errno.errorcode.values())
+ERRNOS = frozenset(name for name in vars(errno) if name.startswith("E"))
 SIGNALS = frozenset(number.name for number in signal.Signals)
 
 
