@@ -105,6 +105,8 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     for before, place, (vma, pte) in zip(old, new, moved, strict=True):
         if vma.anon is not False:
             vma.origin = vma.origin or before
+        elif any(other.anon is not False for (name, _), other in space.vmas.items() if name == place[0]):
+            vma.anon = None  # it may become one mapping with a neighbour that has had anonymous pages
         space.vmas[place] = vma
         if pte is not None:
             space.ptes[place] = pte
