@@ -200,3 +200,8 @@ class TestJudging:
             columns = ((Done(Outcome(values=(0,), pages=1)),), (Done(Outcome(values=(value,), pages=1)),))
             rounds = Rounds((columns,), (raw([MAPPED_RAM]),))
             assert (judge(story, record(raw([RAM]), rounds)) == []) is right
+
+
+def test_a_copy_of_a_state_knows_where_pages_were():
+    machine = played("region buf: anonymous 2 pages, written 1\nCPU moves buf[1] to buf[0]")
+    assert [page.places for page in machine.state.copy().pages()] == [{("buf", 0), ("buf", 1)}]

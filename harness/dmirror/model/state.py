@@ -210,6 +210,7 @@ class State:
             if id(old) not in pages:
                 new = pages[id(old)] = Page(old.values, old.at, file=old.file)
                 new.pins, new.cached, new.forked = old.pins, old.cached, old.forked
+                new.places = set(old.places)
             return pages[id(old)]
 
         def some(old: Iterable[Page]) -> list[Page]:
