@@ -202,6 +202,9 @@ class TestJudging:
             assert (judge(story, record(raw([RAM]), rounds)) == []) is right
 
 
-def test_a_copy_of_a_state_knows_where_pages_were():
+def test_a_copy_of_a_state_knows_where_pages_and_mappings_were():
     machine = played("region buf: anonymous 2 pages, written 1\nCPU moves buf[1] to buf[0]")
-    assert [page.places for page in machine.state.copy().pages()] == [{("buf", 0), ("buf", 1)}]
+    copy = machine.state.copy()
+    assert [page.places for page in copy.pages()] == [{("buf", 0), ("buf", 1)}]
+    assert copy.spaces["CPU"].vmas == machine.state.spaces["CPU"].vmas
+    assert copy.spaces["CPU"].vmas["buf", 0].origin == ("buf", 1)

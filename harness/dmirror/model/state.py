@@ -9,7 +9,7 @@ an address space sees it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Place = tuple[str, int]
 """A region and a page of it."""
@@ -83,9 +83,8 @@ class Vma:
     locked: bool = False
     fork: str = "copy"  # "wipe", "leave": what MADV_WIPEONFORK, MADV_DONTFORK say
     anon: bool | None = False
-    origin: Place | None = (
-        None  # where it was when it got its pages, if it was moved since: no neighbour is one with it
-    )
+    # Where it was when it got its pages, if it was moved since: no neighbour is one with it.
+    origin: Place | None = None
 
 
 class File:
@@ -229,17 +228,14 @@ class State:
         twin.racing = self.racing
         for name, space in self.spaces.items():
             twin.spaces[name] = Space(
-                {
-                    place: Vma(v.rights, v.private, file(v.file), v.huge, v.hugetlb, v.locked, v.fork, v.anon)
-                    for place, v in space.vmas.items()
-                },
+                {place: replace(vma, file=file(vma.file)) for place, vma in space.vmas.items()},
                 pins={place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
             )
-            for place, p in space.ptes.items():
-                twin.spaces[name].ptes[place] = Pte(page(p.page), p.write, p.exclusive, p.maybe, p.moving)
+            for place, pte in space.ptes.items():
+                twin.spaces[name].ptes[place] = replace(pte, page=page(pte.page))
         for key, mirror in self.mirrors.items():
             twin.mirrors[key] = Mirror(
-                {place: Entry(page(e.page), e.write, e.exclusive, e.maybe) for place, e in mirror.entries.items()},
+                {place: replace(entry, page=page(entry.page)) for place, entry in mirror.entries.items()},
                 mirror.alive,
                 some(mirror.moved),
                 dict(mirror.failing),
