@@ -208,14 +208,14 @@ def _test(args: argparse.Namespace) -> int:
     given = {"torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     # To collect takes a guest many times as long: it is given the files in which there is a test that is wanted.
-    tests = (
-        list(dict.fromkeys(test.partition("::")[0] for test in _chosen(args))) if args.expression else [*GUEST_TESTS]
-    )
+    tests = [*GUEST_TESTS]
+    if args.expression or args.times is not None:
+        chosen = _chosen(args)
+        tests = chosen if args.times is not None else list(dict.fromkeys(test.partition("::")[0] for test in chosen))
     if args.random is not None:
         options += ["--random-order-bucket=global", f"--random-order-seed={args.random}"]
     if args.times is not None:
         options.append(f"--count={args.times}")
-        tests = _chosen(args)
     if args.bisect:
         return _bisect(args, kernel, [*tests, *options])
     device = _pytest(args, *tests, *options)

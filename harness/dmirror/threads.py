@@ -18,6 +18,19 @@ T = TypeVar("T")
 _SYS_FUTEX = "202"  # asm/unistd_64.h
 
 
+def sleeping(folder: Path, idle: str) -> str:
+    """How the thread of a folder such as /proc/PID/task/TID sleeps in the kernel, or nothing; not in the system call
+    of the number `idle` (proc_pid_stat(5), proc_pid_syscall(5))."""
+    try:
+        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        call = (folder / "syscall").read_text().split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    if state not in "DS" or call in ("running", idle):
+        return ""
+    return f"asleep in state {state}, system call {call}"
+
+
 class Task(Generic[T]):
     """`function(*args)` in a thread, from the beginning of its `with` block; the end waits for it.
 
@@ -72,17 +85,9 @@ class Task(Generic[T]):
         return f"{getattr(self._function, '__name__', self._function)} in thread {self.tid}"
 
     def _asleep(self) -> str:
-        """How it sleeps in the kernel, or nothing: proc_pid_stat(5), proc_pid_syscall(5)."""
-        folder = Path(f"/proc/self/task/{self.tid}")
-        try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            call = (folder / "syscall").read_text().split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
+        """How it sleeps in the kernel, or nothing."""
         # In futex(2) it waits for the interpreter's lock, not for the kernel.
-        if state not in "DS" or call in ("running", _SYS_FUTEX):
-            return ""
-        return f"asleep in state {state}, system call {call}"
+        return sleeping(Path(f"/proc/self/task/{self.tid}"), _SYS_FUTEX)
 
     def wait_asleep(self) -> None:
         """Wait until the thread sleeps in the kernel: in a hold, for a lock, for another thread's invalidation.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from dmirror.scenario import tree, words
+from dmirror.scenario.record import address
 from dmirror.scenario.text import format_item
 
 MOST_LINES = 80
@@ -49,7 +50,6 @@ static void device(int call, int on, char *addr, int npages, uint64_t value, int
 	FAILED(ioctl(on, _IOWR('H', call, struct cmd), &cmd));
 }
 """
-_BASE, _SLOT = 0x100000000000, 1 << 30
 _CALLS = {
     "unmaps": "munmap({a}, {b})",
     "locks": "mlock({a}, {b})",
@@ -166,8 +166,8 @@ class _Program:
         """The address and the length."""
         count = next(region.count for region in self._scenario.regions if region.name == pages.region)
         stop = count if pages.stop is None else pages.stop
-        address = _BASE + self._regions[pages.region] * _SLOT + pages.first * 4096
-        return f"(char *){address:#x}, {stop - pages.first} * 4096"
+        start = address(self._regions[pages.region]) + pages.first * 4096
+        return f"(char *){start:#x}, {stop - pages.first} * 4096"
 
     def _npages(self, pages: tree.Pages) -> str:
         return self._at(pages).rpartition(", ")[2].partition(" ")[0]
@@ -194,7 +194,7 @@ class _Program:
 
     def _call(self, step: tree.Call) -> str:
         at = self._at(step.pages)
-        address, length = at.split(", ")
+        first, length = at.split(", ")
         match step.verb:
             case "protects" if step.rights is not None:
                 return f"mprotect({at}, {words.RIGHTS[step.rights]})"
@@ -207,7 +207,7 @@ class _Program:
                 return f"(long)mmap({at}, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)"
         if step.verb not in _CALLS:
             raise _Cannot
-        return _CALLS[step.verb].format(a=address, b=length)
+        return _CALLS[step.verb].format(a=first, b=length)
 
     def _on_device(self, step: tree.Step) -> str:  # noqa: PLR0911  (one for each)
         device: tree.Device = step.device  # type: ignore[attr-defined]
@@ -232,8 +232,8 @@ class _Program:
         raise _Cannot
 
     def _range(self, call: str, on: str, pages: tree.Pages, value: int = 0, numbered: bool = False) -> str:
-        address = self._at(pages).partition(",")[0]
-        return f"device({call}, {on}, {address}, {self._npages(pages)}, {value}, {int(numbered)});"
+        start = self._at(pages).partition(",")[0]
+        return f"device({call}, {on}, {start}, {self._npages(pages)}, {value}, {int(numbered)});"
 
 
 def _opened(device: str, process: int) -> str:

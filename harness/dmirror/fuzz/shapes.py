@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from dmirror.model.judge import NAMES
 from dmirror.scenario import tree
 from dmirror.scenario.record import Done, Record
 from dmirror.scenario.seen import Memory, Page, decode
@@ -16,11 +15,11 @@ def of(scenario: tree.Scenario, record: Record) -> tuple[set[int], set[int]]:
     """Hashes of all states that were seen, and of all transitions of a single page: from what, by what, to what."""
     states: set[int] = set()
     changes: set[int] = set()
-    before = decode(record.start, NAMES)
+    before = decode(record.start)
     for item, entry in zip(scenario.items, record.entries, strict=False):
         if not isinstance(entry, Done) or entry.seen is None:
             continue
-        after = decode(entry.seen, NAMES)
+        after = decode(entry.seen)
         states.add(_hash(tuple(_state(after))))
         how = type(item).__name__ + getattr(item, "verb", "") + (item.to if isinstance(item, tree.Migrate) else "")
         changes.update(_hash((how, *change)) for change in _changes(before, after))

@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 _ANY = frozenset(["EAGAIN", "EBUSY", "EFAULT", "EINVAL", "ENOMEM", "ENOENT"])
 
 # Advice that changes nothing that can be seen here.
-_QUIET: tuple[str, ...] = (
-    "normal",
-    "random",
-    "sequential",
-    "willneed",
-    "mergeable",
-    "unmergeable",
-    "hugepage",
-    "nohugepage",
-    "dontdump",
+_QUIET = (
+    *("normal", "random", "sequential", "willneed", "mergeable", "unmergeable"),
+    *("hugepage", "nohugepage", "dontdump", "dodump"),
 )
-_QUIET += ("dodump", "cold")
 
 
 def _mapped(machine: Machine, process: str, places: list[Place], name: str = "ENOMEM") -> None:
@@ -86,9 +78,8 @@ def protect(machine: Machine, process: str, places: list[Place], rights: str) ->
             could = pte.page is not None and not (pte.page.forked and not pte.page.file)
             pte.write = None if rights == "read-write" and could else False
         if vma.locked and vma.private and rights == "read-write":
-            faults.fault(
-                machine.state, process, place, write=True
-            )  # so that the first store need not (mprotect_fixup())
+            # So that the first store need not (mprotect_fixup()).
+            faults.fault(machine.state, process, place, write=True)
 
 
 def _move(machine: Machine, step: tree.Call) -> Allowed:

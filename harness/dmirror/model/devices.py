@@ -12,8 +12,6 @@ from dmirror.model.faults import Refused
 from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place
 from dmirror.scenario import tree
 
-HUGE = faults.HUGE
-
 if TYPE_CHECKING:
     from dmirror.model.machine import Machine
 
@@ -71,7 +69,7 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
         # What one walk of a page table goes over: at most a huge page of one mapping.
         moved = (vma.origin[0], vma.origin[1] - place[1]) if vma and vma.origin else None
         kind = (vma.rights, id(vma.file), vma.locked, vma.fork, moved) if vma else None
-        here = (place[0], place[1] // HUGE, kind)
+        here = (place[0], place[1] // faults.HUGE, kind)
         table, further = here, further and here == table
         try:
             try:
@@ -269,10 +267,7 @@ def _home(machine: Machine, page: Page) -> None:
     faults.loosen_kin(machine.state, page)
     for process, place, _ in list(machine.state.users(page)):
         faults.invalidate(machine.state, process, [place])
-    for mirror in machine.state.mirrors.values():
-        if page in mirror.moved:
-            mirror.moved.remove(page)
-    page.at = RAM
+    faults.in_memory(machine.state, page)
 
 
 def turn(machine: Machine, step: tree.Turn) -> Allowed:

@@ -264,6 +264,11 @@ def to_system(state: State, page: Page, process: str) -> None:
             for of, place, _ in state.users(page):
                 if of == process:
                     mirror.entries.pop(place, None)
+    in_memory(state, page)
+
+
+def in_memory(state: State, page: Page) -> None:
+    """It is in system memory, and counts for no mirror as migrated any more."""
     for mirror in state.mirrors.values():
         if page in mirror.moved:
             mirror.moved.remove(page)

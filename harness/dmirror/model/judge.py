@@ -15,7 +15,6 @@ from dmirror.scenario import expectations, tree
 from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
 from dmirror.scenario.seen import Memory, Raw, decode
 
-NAMES = {number: name for name, number in tree.DEVICES.items()}
 _WORLDS = 16  # states that are followed after a race
 
 
@@ -42,7 +41,7 @@ class _Judge:
         self._agrees = True
 
     def run(self) -> list[Problem]:
-        start = self._decode(self._record.start)
+        start = decode(self._record.start)
         self._model(None, lambda machine: compare.memory(machine.state, start))
         seen: list[Memory] = [start]
         for item, entry in zip(self._items, self._record.entries, strict=False):
@@ -52,9 +51,6 @@ class _Judge:
             last = self._items[done] if done < len(self._items) else None
             self._problems.append(Problem(last, "kernel", self._record.broken))
         return self._problems
-
-    def _decode(self, raw: Raw) -> Memory:
-        return decode(raw, NAMES)
 
     def _model(self, item: tree.Item | None, ask: Callable[[Machine], Sequence[str]]) -> None:
         """Ask every state that is still possible; those that disagree are not."""
@@ -90,13 +86,13 @@ class _Judge:
         if step.held is not None:
             self._held(step, done, seen)
         else:
-            self._model(step, lambda machine: self._ended(machine, step, machine.do(step), done.outcome))
+            self._whole(step, done)
         self._look(step, done.seen, seen)
 
     def _look(self, item: tree.Item, raw: Raw | None, seen: list[Memory]) -> None:
         if raw is None:
             return
-        memory = self._decode(raw)
+        memory = decode(raw)
         seen[:] = [memory]
         self._model(item, lambda machine: compare.memory(machine.state, memory))
 
@@ -138,9 +134,9 @@ class _Judge:
             return
         self._model(step, lambda machine: self._ended(machine, step, ends[id(machine)](), done.outcome))
         for waiter, entry in later:
-            self._wait(waiter, entry)
+            self._whole(waiter, entry)
         if done.seen is not None and any(isinstance(waiter, tree.Call | tree.Fork) for waiter, _ in later):
-            self._settle_order(self._decode(done.seen))
+            self._settle_order(decode(done.seen))
 
     def _settle_order(self, memory: Memory) -> None:
         """Who waited may have changed memory before or after the last of what was held: what is there says it."""
@@ -175,7 +171,8 @@ class _Judge:
         text = "no order explains what came out; of one of them: " + "; ".join(wrong[:3])
         self._problems.append(Problem(item, "model", text))
 
-    def _wait(self, step: tree.Step, done: Done) -> None:
+    def _whole(self, step: tree.Step, done: Done) -> None:
+        """A step from its beginning to its end."""
         self._model(step, lambda machine: self._ended(machine, step, machine.do(step), done.outcome))
 
     # Columns
@@ -183,7 +180,7 @@ class _Judge:
     def _par(self, par: tree.Par, rounds: Rounds, seen: list[Memory]) -> None:
         after: list[Memory] = []
         for columns, raw in zip(rounds.columns, rounds.seen, strict=True):
-            memory = self._decode(raw)
+            memory = decode(raw)
             after.append(memory)
             self._race(par, columns, memory)
         for column, steps in enumerate(par.columns):
@@ -199,10 +196,13 @@ class _Judge:
             return
         agreeing: dict[object, Machine] = {}
         wrong: list[str] = []
+        split = races.parts(self._worlds[0], par)
+        many = races.count(split) > races.ORDERS
         for machine in self._worlds:
-            split = races.parts(machine, par)
-            if races.count(split) > races.ORDERS:
-                self._follow(machine, par, memory)
+            if many:
+                # Any one is carried out, and where it goes wrong what is there is taken as it is.
+                races.run(machine, [part for column in split for part in column])
+                compare.accept(machine.state, memory)
                 agreeing.setdefault(machine.state.likeness(), machine)
                 continue
             for order in races.orders(split):
@@ -222,9 +222,3 @@ class _Judge:
             compare.accept(first.state, memory)
             agreeing = {None: first}
         self._agree(par, list(agreeing.values()), wrong)
-
-    @staticmethod
-    def _follow(machine: Machine, par: tree.Par, memory: Memory) -> None:
-        """Too many orders to try: any one is carried out, and where it goes wrong what is there is taken as it is."""
-        races.run(machine, [part for column in races.parts(machine, par) for part in column])
-        compare.accept(machine.state, memory)

@@ -14,8 +14,6 @@ from dmirror.model.rules import Rules
 from dmirror.model.state import ZERO, File, Mirror, Numbers, Place, Pte, Space, State, Vma
 from dmirror.scenario import tree
 
-HUGE = faults.HUGE
-
 
 class Machine:
     """The model of one scenario on one kernel. `state` is what is there now."""
@@ -39,7 +37,7 @@ class Machine:
     def pages_of(self, name: str) -> int:
         """How many pages a region has."""
         region = self.regions[name]
-        return region.count * (HUGE if region.huge else 1)
+        return region.count * (faults.HUGE if region.huge else 1)
 
     def places(self, pages: tree.Pages) -> list[Place]:
         """The places that are meant."""
@@ -108,6 +106,7 @@ class Machine:
     # The CPU's accesses
 
     def access(self, step: tree.Load | tree.Store | tree.Add) -> Allowed:
+        """One access a page, up to the first that raises a signal."""
         process, places = self.process(step.actor), self.places(step.pages)
         values: list[Numbers] = []
         wanted = step.value.of(len(places)) if isinstance(step, tree.Store) else (0,) * len(places)
@@ -181,10 +180,6 @@ class Machine:
             del state.owner[name]
 
 
-def _access(machine: Machine, step: tree.Load | tree.Store | tree.Add) -> Allowed:
-    return machine.access(step)
-
-
 def _fork(machine: Machine, step: tree.Fork) -> Allowed:
     machine.fork(machine.process(step.actor), step.child.name)
     return Allowed()
@@ -206,9 +201,9 @@ def _limit(_: Machine, __: tree.Limit) -> Allowed:
 
 
 _HANDLERS: dict[type[tree.Step], Callable[[Machine, Any], Allowed]] = {
-    tree.Load: _access,
-    tree.Store: _access,
-    tree.Add: _access,
+    tree.Load: Machine.access,
+    tree.Store: Machine.access,
+    tree.Add: Machine.access,
     tree.Call: lambda machine, step: calls.VERBS[step.verb](machine, step),
     tree.Limit: _limit,
     tree.Fork: _fork,

@@ -14,8 +14,9 @@ from dmirror.model.faults import Refused
 from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.model.state import Entry, Place
-from dmirror.scenario import text, tree
-from dmirror.scenario.expectations import canonical, named, runs
+from dmirror.running import release_matches
+from dmirror.scenario import text, tree, words
+from dmirror.scenario.expectations import named, runs
 from dmirror.scenario.text import format_item
 
 _WIDTH = 56
@@ -28,7 +29,11 @@ class Prediction:
         self.wrong = 0
         self._machine = Machine(scenario, Rules.of(release))
         self.lines = [f'scenario "{scenario.title}", as the model has it for {release}']
-        excluded = [need for need in scenario.needs if isinstance(need, tree.NeedKernel) and not _holds(need, release)]
+        excluded = [
+            need
+            for need in scenario.needs
+            if isinstance(need, tree.NeedKernel) and not release_matches(release, need.comparison)
+        ]
         if excluded:
             self.lines.append(f"not for {release}: {text.format_need(excluded[0])}")
             return
@@ -135,15 +140,10 @@ class Prediction:
                 yield f"{named(tree.Device(device, process))} maps {found}"
 
 
-def _holds(need: tree.NeedKernel, release: str) -> bool:
-    number = tuple(int(part) for part in release.split(".")[:2])
-    return (need.low is None or number >= need.low) and (need.high is None or number < need.high)
-
-
 def _unlike(step: tree.Step, allowed: Allowed) -> str:
     """What the model has against what the file expects of a step; "" for nothing."""
     wanted = step.outcome
-    name = canonical(wanted.name) if isinstance(wanted, tree.Fails) else ""
+    name = words.canonical(wanted.name) if isinstance(wanted, tree.Fails) else ""
     if name not in allowed.failed:
         return str(allowed)
     if isinstance(wanted, tree.Value) and allowed.values is not None:

@@ -14,10 +14,9 @@ from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
 from dmirror.model.state import ANYTHING, Page, Pte, State, Vma
 from dmirror.scenario import seen, tree
-from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
+from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds, address
 from dmirror.scenario.seen import Raw
 
-_BASE, _SLOT = 0x100000000000, 1 << 30  # of scenario.world
 _ZERO_FRAME = 1
 _FIRST_FRAME = 16
 _PRESENT, _SWAPPED = 1 << 63, 1 << 62
@@ -49,7 +48,7 @@ class _Settler:
             yield self._machine, self._record(start, entries)
 
     def _record(self, start: Raw, entries: list[Entry]) -> Record:
-        addresses = {region.name: _BASE + n * _SLOT for n, region in enumerate(self._scenario.regions)}
+        addresses = {region.name: address(n) for n, region in enumerate(self._scenario.regions)}
         return Record(self._release, addresses, start, tuple(entries))
 
     def _item(self, item: tree.Item) -> Entry:
@@ -108,7 +107,7 @@ class _Settler:
 
     def _look(self, item: tree.Item | None) -> Raw:
         raw = self._seen(self._machine.twin().state, self._machine.state)
-        wrong = compare.memory(self._machine.state, seen.decode(raw, _NAMES))
+        wrong = compare.memory(self._machine.state, seen.decode(raw))
         if wrong:
             raise Contradiction(f"{item}: {wrong[0]}")
         return raw
@@ -218,6 +217,3 @@ class _Settler:
         at = next(iter(pte.page.at)) if pte.page is not None else "zero"
         present = not pte.moving and pte.exclusive is None and (at in ("ram", "zero") or at in COHERENT)
         return struct.pack("=Q", _PRESENT if present else _SWAPPED)
-
-
-_NAMES = {number: name for name, number in tree.DEVICES.items()}

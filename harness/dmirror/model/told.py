@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dmirror.model.judge import NAMES, Problem
+from dmirror.model.judge import Problem
 from dmirror.scenario import seen, tree
 from dmirror.scenario.expectations import runs
 from dmirror.scenario.record import Done, Entry, Record, Rounds
@@ -23,7 +23,7 @@ def told(text: str, scenario: tree.Scenario, record: Record, problems: Sequence[
     parts = [_marked(text.splitlines(), marks)]
     first = next((problem.item for problem in problems if problem.item is not None), None)
     raw = _seen_at(scenario.items, record.entries, first) or record.start
-    parts += ["memory then:", *_memory(decode(raw, NAMES)), "", "what the mirrors were told and did:", record.log]
+    parts += ["memory then:", *_memory(decode(raw)), "", "what the mirrors were told and did:", record.log]
     return "\n".join(parts)
 
 

@@ -18,10 +18,11 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from dmirror.process import PATIENCE
+from dmirror.scenario import words
+from dmirror.threads import sleeping
 from dmirror.uapi import build, lib
 
 _ORDER = struct.Struct("=8Q")
@@ -141,14 +142,8 @@ class Agent:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def asleep(self) -> bool:
-        """Whether it sleeps in the kernel, elsewhere than where it waits for an order (proc_pid_syscall(5))."""
-        folder = Path(f"/proc/{self.pid}/task/{self.tid}")
-        try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            call = (folder / "syscall").read_text().split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        return state in "DS" and call not in ("running", _SYS_RECVFROM)
+        """Whether it sleeps in the kernel, elsewhere than where it waits for an order."""
+        return bool(sleeping(Path(f"/proc/{self.pid}/task/{self.tid}"), _SYS_RECVFROM))
 
     def wait_asleep(self) -> bool:
         """Wait until it sleeps in the kernel. False when it answers instead; TimeoutError after PATIENCE."""
@@ -191,14 +186,6 @@ class Agents:
             os.close(fd)
         self.first = pid  # process number of the first one, our child
         self.all = {name: Agent(name, self._ours[0], pid)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __getitem__(self, name: str) -> Agent:
         return self.all[name]
@@ -268,5 +255,4 @@ def _reply(data: bytes) -> Reply:
 
 def errno_name(number: int) -> str:
     """EFAULT for 14."""
-    # One of two names of the same number; the kernel's is the other.
-    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
+    return words.canonical(errno.errorcode.get(number, str(number)))

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dmirror.scenario import tree
-from dmirror.scenario.record import Event, Looked, Outcome
+from dmirror.scenario import tree, words
+from dmirror.scenario.record import SLOT, Event, Looked, Outcome
 from dmirror.scenario.seen import Memory, Page
 
-_SAME = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}  # two names of one number, asm-generic/errno.h
-_PAGE, _SLOT = 4096, 1 << 30  # bytes of a page, and from one region to the next
+_PAGE = 4096  # bytes
 
 _HOLDS: dict[str | None, Callable[[Sequence[bool]], bool]] = {
     None: all,
@@ -24,7 +23,7 @@ def wrong_outcome(step: tree.Step, outcome: Outcome) -> list[str]:
     """How a step ended that should have ended otherwise, a sentence or none."""
     wanted = step.outcome
     if isinstance(wanted, tree.Fails):
-        if outcome.failed != canonical(wanted.name):
+        if outcome.failed != words.canonical(wanted.name):
             return [f"{outcome.failed or 'it succeeded'}; expected {wanted.name}"]
         return []
     if wanted is None:
@@ -85,11 +84,6 @@ def _differs(wanted: Sequence[str], found: Sequence[str]) -> str:
     return "" if found and every == list(found) else f"found {runs(found)}"
 
 
-def canonical(name: str) -> str:
-    """The kernel's name of an errno that has two."""
-    return _SAME.get(name, name)
-
-
 def named(device: tree.Device) -> str:
     """`A`, or `A of kid`."""
     return device.name if device.process == tree.MAIN else f"{device.name} of {device.process}"
@@ -125,7 +119,7 @@ def _is(item: tree.Saw, event: Event, addresses: dict[str, int]) -> bool:
         return True
     base = addresses[item.over.region]
     first = base + item.over.first * _PAGE
-    last = base + (_SLOT if item.over.stop is None else item.over.stop * _PAGE)
+    last = base + (SLOT if item.over.stop is None else item.over.stop * _PAGE)
     return start < last and end > first
 
 

@@ -37,10 +37,8 @@ def surroundings(scenario: tree.Scenario) -> Iterator[None]:
 
 
 def _kernel(need: tree.NeedKernel) -> str | None:
-    parts = [f">={need.low[0]}.{need.low[1]}"] if need.low else []
-    parts += [f"<{need.high[0]}.{need.high[1]}"] if need.high else []
-    wanted, release = ", ".join(parts), os.uname().release
-    return None if release_matches(release, wanted) else f"needs a kernel {wanted}, this is {release}"
+    release = os.uname().release
+    return None if release_matches(release, need.comparison) else f"needs a kernel {need.comparison}, this is {release}"
 
 
 def _swap(_: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import Self
 from dmirror.calls import MirrorError
 from dmirror.holds import HoldOver
 from dmirror.memory import WORDS, Data, Span
-from dmirror.mirror import capabilities, devices, node
+from dmirror.mirror import devices
 from dmirror.process import PATIENCE
 from dmirror.scenario import tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply, errno_name
@@ -86,11 +86,6 @@ def _devices() -> tuple[int, ...]:
     return devices()
 
 
-@functools.cache
-def _capabilities(device: str) -> frozenset[str]:
-    return capabilities(node(tree.DEVICES[device]))
-
-
 @contextmanager
 def _one_processor() -> Iterator[None]:
     """Whoever waits for another process on its own processor gets its answer soonest: no processor has to be woken.
@@ -136,13 +131,11 @@ class _Play:
                 self._entries.append(self._item(item))
         except (TimeoutError, HoldOver, Gone) as error:
             broken = f"{type(error).__name__}: {error}"
-        capabilities = {device: _capabilities(device) for device, _ in world.mirrors}
         return Record(
             _RELEASE,
             dict(world.addresses),
             start,
             tuple(self._entries),
-            capabilities,
             broken,
             world.table() if log else "",
         )
@@ -261,15 +254,12 @@ class _Play:
             agent.wait_other_program()
             world.gone(name)
             return
-        if step.how == "dies":
-            agent.kill()
-        else:
+        if step.how == "exits":
             agent.send(*world.order(step)[0])
             agent.pending -= 1
-        agent.wait_gone()
+            agent.wait_gone()
+        world.agents.end(name)
         world.gone(name)
-        for other in [other for other in world.agents.all.values() if other.pid == agent.pid]:
-            world.agents.forget(other.name)
 
     # Held, and asleep
 

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dmirror.scenario.seen import Raw
 
+BASE, SLOT = 0x100000000000, 1 << 30
+"""Where the first region begins, far from what the kernel chooses, and from one to the next: bytes, so that each is in
+a page table of its own."""
+
 Event = tuple[str, str, str, int, int, int]
 """type, owner ("own", "other", "none", ""), outcome ("obeyed", "filtered"), start, end in bytes, device entries."""
+
+
+def address(number: int) -> int:
+    """Where the region of this number begins."""
+    return BASE + number * SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,5 @@ class Record:
     addresses: dict[str, int]
     start: Raw
     entries: tuple[Entry, ...]
-    capabilities: dict[str, frozenset[str]] = field(default_factory=dict)
     broken: str = ""
     log: str = ""

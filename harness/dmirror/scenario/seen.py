@@ -9,12 +9,16 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from dmirror.scenario.tree import DEVICES
+
 _PAGE = struct.Struct("=QQQIIII")  # struct dmirror_page of kmod/uapi/dmirror.h
 _PRESENT, _SWAPPED = 1 << 63, 1 << 62  # Documentation/admin-guide/mm/pagemap.rst
 
 # DMIRROR_PAGE_* of kmod/uapi/dmirror.h; the host looks at what a guest took, without the extension.
 _VALID, _WRITE, _ERROR, _ZERO, _DEVICE = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6
 _MAPPED, _MAPPED_WRITE, _MAPPED_ATOMIC = 1 << 8, 1 << 9, 1 << 10
+
+_NAMES = {number: name for name, number in DEVICES.items()}
 
 Mirrored = tuple[str, str]
 """A device's name and that of the process it mirrors."""
@@ -41,9 +45,9 @@ class Entry:
 class Page:
     """One page of a process.
 
-    `place` is a device's name or "ram", "zero", "swap" (away, and no mirror that may look says where), "none",
-    "error" (nothing there, and nothing can be); `rights` "rw", "r", or "none"; `frame` is what holds the data, 0
-    unknown; `order` of the CPU's mapping; `entries` those of the devices that mirror the process.
+    `place` is a device's name or "ram", "zero", "exclusive", "swap" (away, and no mirror that may look says where),
+    "none", "error" (nothing there, and nothing can be); `rights` "rw", "r", or "none"; `frame` is what holds the data,
+    0 unknown; `order` of the CPU's mapping; `entries` those of the devices that mirror the process.
     """
 
     place: str
@@ -57,27 +61,27 @@ Memory = dict[str, dict[str, list[Page]]]
 """By process and region."""
 
 
-def decode(raw: Raw, names: dict[int, str]) -> Memory:
-    """Make sense of one look; `names` are those of devices by number."""
+def decode(raw: Raw) -> Memory:
+    """Make sense of one look."""
     memory: Memory = {}
     for process, regions in raw.pagemaps.items():
         mirrors = [(device, walks) for (device, of), walks in raw.walks.items() if of == process]
         memory[process] = {
-            region: _pages(words, [(device, walks[region]) for device, walks in mirrors], names)
+            region: _pages(words, [(device, walks[region]) for device, walks in mirrors])
             for region, words in regions.items()
         }
     return memory
 
 
-def _pages(words: bytes, walks: list[tuple[str, bytes]], names: dict[int, str]) -> list[Page]:
+def _pages(words: bytes, walks: list[tuple[str, bytes]]) -> list[Page]:
     tables = [(device, list(_PAGE.iter_unpack(data))) for device, data in walks]
     return [
-        _page(word, [(device, table[index]) for device, table in tables], names)
+        _page(word, [(device, table[index]) for device, table in tables])
         for index, (word,) in enumerate(struct.iter_unpack("=Q", words))
     ]
 
 
-def _page(word: int, said: list[tuple[str, tuple[int, ...]]], names: dict[int, str]) -> Page:
+def _page(word: int, said: list[tuple[str, tuple[int, ...]]]) -> Page:
     entries: dict[str, Entry] = {}
     on, frame, order, every = "", 0, 0, 0
     for device, (_, backing, mapped, flags, level, number, _) in said:
@@ -85,7 +89,7 @@ def _page(word: int, said: list[tuple[str, tuple[int, ...]]], names: dict[int, s
         if flags & _VALID:
             frame, order = backing, level
             if flags & _DEVICE:
-                on = names[number]
+                on = _NAMES[number]
         if flags & _MAPPED:
             entries[device] = Entry(mapped, bool(flags & _MAPPED_WRITE), bool(flags & _MAPPED_ATOMIC))
     rights = "rw" if every & _WRITE else "r" if every & _VALID else "none"

@@ -53,6 +53,12 @@ class NeedKernel(Node):
     low: tuple[int, int] | None = None
     high: tuple[int, int] | None = None
 
+    @property
+    def comparison(self) -> str:
+        """As running.release_matches() takes it: ">=6.12, <7.2"."""
+        bounds = ((">=", self.low), ("<", self.high))
+        return ", ".join(f"{sign}{bound[0]}.{bound[1]}" for sign, bound in bounds if bound)
+
 
 @dataclass(frozen=True, slots=True)
 class Need(Node):

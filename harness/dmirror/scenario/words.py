@@ -80,3 +80,10 @@ COUNTERS = (
     *("dev_pages_evicted", "dev_pages_displaced", "dev_contexts", "dev_fault_oom", "dev_fault_failed", "dev_releases"),
 )
 """What a driver counts: the numbers of dmirror.counters.Counters."""
+
+_SAME = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}  # two names of one number, asm-generic/errno.h
+
+
+def canonical(name: str) -> str:
+    """The kernel's name of an errno that has two."""
+    return _SAME.get(name, name)

@@ -10,27 +10,20 @@ import time
 from pathlib import Path
 
 from dmirror.events import Event as Logged
-from dmirror.memory import HUGE_PAGES, PAGE, Span
+from dmirror.memory import HUGE_PAGES, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, Span
 from dmirror.mirror import Counters, Mirror
 from dmirror.process import PATIENCE
 from dmirror.scenario import tree, words
 from dmirror.scenario.agents import Agent, Agents
-from dmirror.scenario.record import Event
+from dmirror.scenario.record import BASE, SLOT, Event, address
 from dmirror.scenario.seen import Mirrored, Raw
 from dmirror.scenario.sight import Sight
 from dmirror.uapi import ffi, lib
-
-BASE = 0x100000000000
-"""Where the first region begins, and so each in a page table of its own: bytes, far from what the kernel chooses."""
-SLOT = 1 << 30
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _MMAP, _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _CLOSE, _FTRUNCATE = 9, 10, 11, 25, 28, 3, 77
 _MLOCK, _MUNLOCK, _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD, _EXIT_GROUP = 149, 150, 22, 278, 279, 319, 231
 _OPEN = 2
-_MREMAP_FLAGS = 1 | 2  # MREMAP_MAYMOVE | MREMAP_FIXED
-_MAP_FIXED_NOREPLACE = 0x100000
-_MAP_HUGETLB = 0x40000
 _MPOL_MF_MOVE = 2
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -84,7 +77,7 @@ class World:
 
     def declare(self, region: tree.Region) -> None:
         """Give it its place and map it in the first process, populated as it says."""
-        self.addresses[region.name] = BASE + len(self.regions) * SLOT
+        self.addresses[region.name] = address(len(self.regions))
         self.regions[region.name] = region
         main = self.agents[tree.MAIN]
         span = self.span(tree.Pages(region.name))
@@ -106,14 +99,14 @@ class World:
         if region.kind in ("anonymous", "shared", "hugetlb"):
             flags |= mmap.MAP_ANONYMOUS
         if region.kind == "hugetlb":
-            flags |= _MAP_HUGETLB
+            flags |= MAP_HUGETLB
         if region.kind == "memfd":
             fd = agent.call("memfd_create", _MEMFD, self._put(b"dmirror\0"), 0)
         elif region.kind == "private file":
             fd = agent.call("open", _OPEN, self._put(b"/tmp\0"), os.O_TMPFILE | os.O_RDWR, 0o600)
         if fd >= 0:
             agent.call("ftruncate", _FTRUNCATE, fd, span.bytes)
-        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | _MAP_FIXED_NOREPLACE, fd, 0)
+        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, fd, 0)
         if fd >= 0:
             agent.call("close", _CLOSE, fd)
         if region.huge and region.kind == "anonymous":
@@ -143,7 +136,7 @@ class World:
         if step.verb == "moves":
             assert step.to is not None
             target = self.span(step.to)
-            return _MREMAP, span.addr, span.bytes, target.bytes, _MREMAP_FLAGS, target.addr
+            return _MREMAP, span.addr, span.bytes, target.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target.addr
         if step.verb == "protects":
             assert step.rights is not None
             return _MPROTECT, span.addr, span.bytes, words.RIGHTS[step.rights]
@@ -294,7 +287,7 @@ class World:
         )
 
     def _ours(self, event: Logged) -> bool:
-        return event.end > BASE and event.start < BASE + len(self.regions) * SLOT
+        return event.end > BASE and event.start < address(len(self.regions))
 
     def _read(self, key: Mirrored) -> None:
         mirror = self.mirrors[key]
