@@ -103,3 +103,23 @@ def test_no_qemu_is_said_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match="apt-get install qemu-system-x86"):
         accelerator.choose(Path("bzImage"))
+
+
+@pytest.mark.parametrize(
+    ("said", "khz"),
+    [
+        ("flags\t\t: fpu tsc constant_tsc\nbogomips\t: 5192.24\ncpu MHz\t\t: 2596.122\n", 2596120),
+        ("flags\t\t: fpu tsc constant_tsc\nbogomips\t: 5192.24\ncpu MHz\t\t: 3891.500\n", 2596120),
+        ("flags\t\t: fpu tsc constant_tsc\nbogomips\t: 2596.12\ncpu MHz\t\t: 2596.122\n", None),
+        ("flags\t\t: fpu tsc\nbogomips\t: 5192.24\ncpu MHz\t\t: 2596.122\n", None),
+        ("Features\t: fp asimd\nBogoMIPS\t: 50.00\n", None),
+    ],
+    ids=["usual", "clocked up", "gVisor", "varying", "arm64"],
+)
+def test_the_host_says_how_fast_its_counter_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, khz: int | None
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(said)
+    monkeypatch.setattr(accelerator, "_CPUINFO", file)
+    assert accelerator.tsc_khz() == khz

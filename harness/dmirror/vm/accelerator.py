@@ -24,6 +24,7 @@ _FIRST_LINE_S = 5.0
 _ROOT_MOUNT_S = 15.0
 
 _KVM = Path("/dev/kvm")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,19 @@ def choose(image: Path) -> Accelerator:
             half_done.write_text(json.dumps(known, indent=1))
             half_done.replace(file)
         return Accelerator(**known[key])
+
+
+def tsc_khz() -> int | None:
+    """How fast the host's time stamp counter counts, which an emulated processor has for its own.
+
+    Linux takes an x86 processor's loops per jiffy from it, and BogoMIPS are those in 500,000 a second
+    (arch/x86/kernel/tsc.c, cpu/proc.c). None where /proc/cpuinfo does not tell.
+    """
+    if "constant_tsc" not in (_cpuinfo("flags") or "").split():
+        return None
+    bogomips, mhz = float(_cpuinfo("bogomips") or 0), float(_cpuinfo("cpu MHz") or 0)
+    # gVisor, which is no Linux, says the frequency for both.
+    return round(bogomips * 500) if abs(bogomips - mhz) > 1 else None
 
 
 def _try_kvm(qemu: Path, image: Path) -> Accelerator:
@@ -122,8 +136,12 @@ def _version(qemu: Path) -> str:
 
 
 def _processor() -> str:
-    match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return match.group(1) if match else platform.processor()
+    return _cpuinfo("model name") or platform.processor()
+
+
+def _cpuinfo(name: str) -> str | None:
+    match = re.search(rf"^{name}\s*: (.*)$", _CPUINFO.read_text(), re.MULTILINE)
+    return match.group(1) if match else None
 
 
 def _user() -> str:
