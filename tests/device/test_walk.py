@@ -21,6 +21,17 @@ THP = pytest.mark.needs(capability="device_thp")
 BOTH = ("fault", "write")
 
 
+@pytest.fixture
+def region(mirror):
+    """16 pages that are not there under a page table that is.
+
+    Without one they are one hole, and faulted all as the strictest of them is to be (mm/hmm.c, hmm_vma_walk_hole()).
+    """
+    with Region.anonymous(32, align=32 * PAGE) as whole:
+        whole[31].touch()
+        yield whole[:16]
+
+
 def picture(pages):
     """One character a page: w writable, z zero page, r read-only, x error, . not valid."""
     return "".join(
