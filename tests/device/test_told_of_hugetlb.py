@@ -4,17 +4,21 @@
 import errno
 import mmap
 import os
+import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from facilities.machine import frames
+from facilities.poison import MADV_HWPOISON, mended, poisoned
 from facilities.syscalls import punch
 from facilities.told import Mapped, blank, entries, logs, reads_zero, refused, same, stale, told
 from facilities.userfault import MINOR_HUGETLBFS, Userfault
 
 from dmirror.events import CLEAR, PROTECTION_VMA, UNMAP
-from dmirror.memory import HUGE_PAGES, MREMAP_FIXED, MREMAP_MAYMOVE, NONE, PAGE, READ, RW, Region, Span
+from dmirror.memory import HUGE_PAGES, MAP_HUGETLB, MREMAP_FIXED, MREMAP_MAYMOVE, NONE, PAGE, READ, RW, Region, Span
 from dmirror.mirror import Mirror, MirrorError
-from dmirror.process import Child
+from dmirror.process import Child, in_child
 from dmirror.running import release_matches
 from dmirror.threads import Task
 from dmirror.uapi import lib
@@ -56,7 +60,7 @@ def mapping(nhuge, flags, fd=-1, *, align=HUGE):
 @pytest.fixture
 def two(mirror, mirror2, access):
     """Two private huge pages that two devices map."""
-    with mapping(2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000) as memory:
+    with mapping(2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as memory:
         some = Mapped(memory.fill(1), [mirror, mirror2])
         some.access(access)
         yield some
@@ -311,6 +315,50 @@ class TestSharedTables:
                 each.write(near, 1)
             other.line.send()
             assert other.result() == (True, True)
+
+
+@contextmanager
+def pool_kept():
+    """As many reserved huge pages at the end as there were, where they were: one that is broken leaves the pool."""
+    nodes = Path("/sys/devices/system/node").glob("node*/hugepages/hugepages-2048kB/nr_hugepages")
+    before = {file: file.read_text() for file in nodes}
+    try:
+        yield
+    finally:
+        for file, count in before.items():
+            file.write_text(count)
+            assert file.read_text() == count
+
+
+@pytest.mark.contract("I-20")
+@pytest.mark.contract("I-23")
+@pytest.mark.contract("H-06")
+def test_a_broken_huge_page_is_announced_and_kept_from_the_device(mirror):
+    def child():
+        with (
+            Mirror(0) as first,
+            Mirror(1) as second,
+            mapping(2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as memory,
+        ):
+            some = Mapped(memory.fill(1), [first, second])
+            some.access("write")
+            pfn = frames(memory)[HUGE_PAGES + 3]
+            with logs(first, second, buf=memory) as started:
+                signal.signal(signal.SIGBUS, lambda *_: None)  # some kernels send it to who calls
+                memory[HUGE_PAGES + 3].advise(MADV_HWPOISON)
+                assert some.entries() == [list(range(HUGE_PAGES))] * 2
+                for log in started:
+                    assert told(log, memory) == [(CLEAR, HUGE_PAGES, 2 * HUGE_PAGES)]
+            for each in some.mirrors:
+                assert refused(each.read, memory) == (errno.EFAULT, HUGE_PAGES)
+                assert refused(each.write, memory[HUGE_PAGES], 2) == (errno.EFAULT, 0)
+                assert same(each, memory[:HUGE_PAGES])
+            assert memory[:HUGE_PAGES].matches(1)
+            assert poisoned(pfn)
+            return pfn
+
+    with pool_kept(), mended() as broken:
+        broken.append(in_child(child))
 
 
 @pytest.mark.contract("H-17")
