@@ -93,6 +93,7 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     drop(machine, process, new, unmap=True)
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
+    space.anon.discard(new[0][0])
     for before, place, (vma, pte) in zip(old, new, moved, strict=True):
         if vma.anon is not False:
             vma.origin = vma.origin or before

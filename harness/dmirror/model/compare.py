@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import COHERENT
-from dmirror.model.state import ANYTHING, RAM, Entry, Page, Place, Pte, State
+from dmirror.model.state import ANYTHING, RAM, Entry, Mirror, Page, Place, Pte, Space, State
 from dmirror.scenario.record import Outcome
 from dmirror.scenario.seen import Memory
 from dmirror.scenario.seen import Page as Seen
@@ -41,10 +41,9 @@ def _memory(state: State, seen: Memory) -> Iterator[str]:
         for region, pages in regions.items():
             for number, page in enumerate(pages):
                 place = (region, number)
-                pte = space.ptes.get(place)
                 where = f"{region}[{number}] of {process}"
-                yield from _entry_of_cpu(state, process, place, page, where)
-                yield from _entries_of_devices(state, process, place, page, where)
+                yield from (f"{where} {text}" for text in _entry_of_cpu(state, space, mirrors, place, page))
+                yield from _entries_of_devices(mirrors, place, page, where)
                 pte = space.ptes.get(place)
                 if pte is not None and pte.page is not None and page.frame and page.place != "zero":
                     yield from frames.same(pte.page, page.frame, where)
@@ -72,9 +71,11 @@ class _Frames:
 
 def visible(state: State, process: str, place: Place) -> frozenset[str]:
     """Where the model allows the page to be seen: a place of seen.Page."""
-    space = state.spaces[process]
+    return _visible(state, state.spaces[process], dict(state.mirrors_of(process)), place)
+
+
+def _visible(state: State, space: Space, mirrors: dict[str, Mirror], place: Place) -> frozenset[str]:
     vma, pte = space.vmas.get(place), space.ptes.get(place)
-    mirrors = dict(state.mirrors_of(process))
     nothing = frozenset(["error", "none"] if vma is None or vma.rights == "none" else ["none"])
     if vma is None or pte is None:
         return nothing
@@ -110,11 +111,10 @@ def rights(state: State, process: str, place: Place) -> frozenset[str]:
     return frozenset([*allowed, "none"] if pte.maybe else allowed)
 
 
-def _entry_of_cpu(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:
-    space = state.spaces[process]
-    expected = visible(state, process, place)
+def _entry_of_cpu(state: State, space: Space, mirrors: dict[str, Mirror], place: Place, page: Seen) -> Iterator[str]:
+    expected = _visible(state, space, mirrors, place)
     if page.place not in expected:
-        yield f"{where} is {page.place}; the model says {' or '.join(sorted(expected))}"
+        yield f"is {page.place}; the model says {' or '.join(sorted(expected))}"
         return
     pte = space.ptes.get(place)
     if pte is None:
@@ -126,13 +126,13 @@ def _entry_of_cpu(state: State, process: str, place: Place, page: Seen, where: s
     if pte.page is not None and len(pte.page.at) > 1:
         _settle(state, pte.page, page.place)
     rights = space.vmas[place].rights
-    if page.place in ("swap", "exclusive") or pte.moving or rights == "none" or not dict(state.mirrors_of(process)):
+    if page.place in ("swap", "exclusive") or pte.moving or rights == "none" or not mirrors:
         return
     if pte.write is None:
         pte.write = page.rights == "rw"
     wanted = "rw" if pte.write else "r"
     if page.rights != wanted:
-        yield f"{where} is {page.rights} for the CPU; the model says {wanted}"
+        yield f"is {page.rights} for the CPU; the model says {wanted}"
 
 
 def _settle(state: State, page: Page, place: str) -> None:
@@ -147,8 +147,8 @@ def _settle(state: State, page: Page, place: str) -> None:
             mirror.moved.remove(page)
 
 
-def _entries_of_devices(state: State, process: str, place: Place, page: Seen, where: str) -> Iterator[str]:
-    for device, mirror in state.mirrors_of(process):
+def _entries_of_devices(mirrors: dict[str, Mirror], place: Place, page: Seen, where: str) -> Iterator[str]:
+    for device, mirror in mirrors.items():
         entry, seen = mirror.entries.get(place), page.entries.get(device)
         if entry is None:
             if seen is not None:

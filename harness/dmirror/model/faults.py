@@ -35,7 +35,8 @@ def block(space: Space, place: Place) -> list[Place]:
     if not space.vmas[place].huge:
         return [place]
     first = number - number % HUGE
-    return [other for other in ((region, first + n) for n in range(HUGE)) if other in space.vmas]
+    vmas = space.vmas
+    return [other for n in range(first, first + HUGE) if (other := (region, n)) in vmas]
 
 
 # What mirrors are told
@@ -52,17 +53,24 @@ def invalidate(state: State, process: str, places: Iterable[Place], owner: str =
             continue
         for place in places:
             mirror.entries.pop(place, None)
-            if place in space.vmas and space.vmas[place].huge:
-                loosen(state, process, block(space, place))
+            if place in space.vmas:
+                loosen_block(state, process, place)
+
+
+def loosen_block(state: State, process: str, place: Place) -> None:
+    """Mirrors may be told of all of a huge page where one of its pages is meant."""
+    space = state.spaces[process]
+    if space.vmas[place].huge and any(mirror.entries for _, mirror in state.mirrors_of(process)):
+        loosen(state, process, block(space, place))
 
 
 def loosen(state: State, process: str, places: Iterable[Place]) -> None:
     """Mirrors may be told of those places, or not."""
     for _, mirror in state.mirrors_of(process):
-        for place in places:
-            entry = mirror.entries.get(place)
-            if entry is not None:
-                entry.maybe = True
+        entries = mirror.entries
+        for place in places if entries else ():
+            if place in entries:
+                entries[place].maybe = True
 
 
 def loosen_kin(state: State, page: Page) -> None:
@@ -84,8 +92,7 @@ def _left(state: State, page: Page, device: str) -> None:
                 entry.maybe = True  # perhaps it stays where it is
             else:
                 del mirror.entries[place]
-        if state.spaces[process].vmas[place].huge:
-            loosen(state, process, block(state.spaces[process], place))
+        loosen_block(state, process, place)
 
 
 # CPU faults
@@ -181,6 +188,9 @@ def _populate(state: State, process: str, place: Place, vma: Vma, *, write: bool
 def anonymous(space: Space, place: Place) -> None:
     """Its mapping has an anonymous page now, so that fork copies it (vma_needs_copy() in mm/memory.c)."""
     space.vmas[place].anon = True
+    if place[0] in space.anon:
+        return
+    space.anon.add(place[0])
     for (region, _), vma in space.vmas.items():
         if region == place[0] and not vma.anon:
             vma.anon = None

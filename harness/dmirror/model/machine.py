@@ -73,7 +73,9 @@ class Machine:
         file = File() if region.kind in ("shared", "memfd", "private file") else None
         private = region.kind not in ("shared", "memfd")
         huge = region.huge and region.kind == "anonymous"
-        vmas = self.state.spaces[process].vmas
+        space = self.state.spaces[process]
+        vmas = space.vmas
+        space.anon.discard(region.name)
         # It may become one mapping with a neighbour that has had anonymous pages.
         beside = any(vma.anon is not False for (name, _), vma in vmas.items() if name == region.name)
         for place in places:

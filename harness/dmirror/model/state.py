@@ -127,11 +127,15 @@ class Mirror:
 
 @dataclass(slots=True)
 class Space:
-    """An address space: what is mapped where, and what is there."""
+    """An address space: what is mapped where, and what is there.
+
+    `anon`: regions where each mapping is known to have an anonymous page, or perhaps to have one.
+    """
 
     vmas: dict[Place, Vma] = field(default_factory=dict)
     ptes: Ptes = field(default_factory=Ptes)
     pins: dict[Place, list[Page | None]] = field(default_factory=dict)
+    anon: set[str] = field(default_factory=set)
 
 
 class State:
