@@ -94,6 +94,8 @@ static bool dmirror_keep_spare(struct dmirror_device *dev, struct page *backing)
 	lockdep_assert_held(&dev->lock);
 	if (dev->nr_spare >= DMIRROR_MAX_SPARE)
 		return false;
+	/* That the device wrote to it is of its last use. */
+	ClearPageDirty(backing);
 	list_add(&backing->lru, &dev->spare);
 	dev->nr_spare++;
 	return true;

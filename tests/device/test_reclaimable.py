@@ -141,6 +141,18 @@ def test_a_page_that_nobody_wrote_is_clean_when_it_is_back(mirror, memory, way):
 
 
 @pytest.mark.contract("M-12")
+@pytest.mark.parametrize("way", ["touch", "to-system"])
+def test_what_the_device_wrote_elsewhere_makes_no_page_dirty(mirror, memory, way):
+    """What it wrote to is free, and in use again."""
+    with Region.anonymous(16) as before:
+        assert mirror.migrate(before).moved == 16
+        mirror.write(before, 1)
+    assert mirror.migrate(memory).moved == len(memory)
+    bring_back(mirror, memory, way)
+    assert not any(flagged(memory, DIRTY))
+
+
+@pytest.mark.contract("M-12")
 def test_a_page_that_nobody_looked_at_is_not_young_when_it_is_back(mirror, memory):
     memory.advise(mmap.MADV_DONTDUMP)  # a mapping of its own
     mirror.migrate(memory)

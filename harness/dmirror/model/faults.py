@@ -135,9 +135,10 @@ def back(state: State, process: str, place: Place) -> None:
         for of, there, _ in state.users(page):
             loosen(state, of, [there])
         raise Injected("SIGBUS")
+    # Of a huge page the others come along, if there is memory for all; where there was none it is split.
+    along = block(space, place) if page.device else ()
     to_system(state, page, process)
-    # Of a huge page the others come along, if there is memory for all.
-    for other in block(space, place):
+    for other in along:
         beside = space.ptes.get(other)
         if other != place and beside is not None and beside.page is not None and beside.page.device:
             beside.page.at |= RAM
@@ -162,8 +163,10 @@ def _populate(state: State, process: str, place: Place, vma: Vma, *, write: bool
     space = state.spaces[process]
     if vma.file is not None:
         return _populate_file(state, process, place, vma, write=write)
+    # Where something is there perhaps, a page table is: no huge page comes any more.
+    whole = [place] if place in space.ptes else block(space, place)
     if vma.hugetlb or (vma.huge and write):
-        for other in block(space, place):
+        for other in whole:
             if other not in space.ptes:
                 # A huge page, or only the one that is wanted where there is none.
                 maybe = not vma.hugetlb and other != place
@@ -175,7 +178,7 @@ def _populate(state: State, process: str, place: Place, vma: Vma, *, write: bool
     elif write:
         pte = space.ptes[place] = Pte(Page(ZERO), True)
     else:
-        for other in block(space, place):
+        for other in whole:
             if other not in space.ptes:
                 space.ptes[other] = Pte(None, False, maybe=other != place)
         pte = space.ptes[place]

@@ -75,7 +75,7 @@ def _found(item: tree.Expect, memory: Memory) -> str:
     return f"of {len(pages)} pages it maps " + (", ".join(str(n) for n, has in enumerate(mapped) if has) or "none")
 
 
-def _pages(memory: Memory, process: str, pages: tree.Pages) -> list[Page]:
+def _pages(memory: Memory, process: str, pages: tree.Pages) -> Sequence[Page]:
     return memory.get(process, {}).get(pages.region, [])[pages.first : pages.stop]
 
 

@@ -6,7 +6,9 @@ Taken in the guest as bytes, which is quick, and made sense of wherever they are
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dmirror.scenario.tree import DEVICES
@@ -57,7 +59,7 @@ class Page:
     entries: dict[str, Entry]
 
 
-Memory = dict[str, dict[str, list[Page]]]
+Memory = dict[str, dict[str, Sequence[Page]]]
 """By process and region."""
 
 
@@ -67,18 +69,20 @@ def decode(raw: Raw) -> Memory:
     for process, regions in raw.pagemaps.items():
         mirrors = [(device, walks) for (device, of), walks in raw.walks.items() if of == process]
         memory[process] = {
-            region: _pages(words, [(device, walks[region]) for device, walks in mirrors])
+            region: _pages(words, tuple((device, walks[region]) for device, walks in mirrors))
             for region, words in regions.items()
         }
     return memory
 
 
-def _pages(words: bytes, walks: list[tuple[str, bytes]]) -> list[Page]:
+@functools.lru_cache(maxsize=64)
+def _pages(words: bytes, walks: tuple[tuple[str, bytes], ...]) -> Sequence[Page]:
+    """Those of a region. Most steps leave most regions as they were."""
     tables = [(device, list(_PAGE.iter_unpack(data))) for device, data in walks]
-    return [
+    return tuple(
         _page(word, [(device, table[index]) for device, table in tables])
         for index, (word,) in enumerate(struct.iter_unpack("=Q", words))
-    ]
+    )
 
 
 def _page(word: int, said: list[tuple[str, tuple[int, ...]]]) -> Page:
