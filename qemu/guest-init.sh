@@ -118,6 +118,9 @@ for setting in kernel/hung_task_timeout_secs:20 kernel/hung_task_all_cpu_backtra
 	file=/proc/sys/${setting%%:*}
 	[ ! -w "$file" ] || put "${setting#*:}" "$file" >/dev/null
 done
+# Left to itself it puts together what a test has split or filled page by page; tests that want it wake it.
+file=/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
+[ ! -w $file ] || put 4294967295 $file >/dev/null
 $bb hostname guest
 $bb ip link set lo up 2>/dev/null
 

@@ -28,6 +28,7 @@ _MPOL_MF_MOVE = 2
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SPLIT = Path("/sys/kernel/debug/split_huge_pages")
+_VMSTAT = Path("/proc/vmstat")
 _RECORDS = 16384  # of a mirror's log: many times what a scenario makes
 
 CHARGE_SLACK = 64 * (os.cpu_count() or 1)
@@ -176,17 +177,19 @@ class World:
                 raise OSError(-number, f"move_pages of page {page} of {span}: {os.strerror(-number)}")
 
     def swap_out(self, process: str, span: Span) -> None:
-        """MADV_PAGEOUT until /proc/PID/pagemap says that nothing is present. TimeoutError after PATIENCE."""
+        """MADV_PAGEOUT until nothing is present, and all of it is on disk. TimeoutError after PATIENCE."""
         agent = self.agents[process]
         until = time.monotonic() + PATIENCE
         while True:
             agent.call("madvise", _MADVISE, span.addr, span.bytes, words.ADVICES["pageout"])
-            if not any(word >> 63 for word in span.pagemap(agent.pid)):
+            # Each processor adds what it has counted for itself. And pages that were just faulted in wait in a batch
+            # of the processor for the list that reclaim looks at.
+            Path("/proc/sys/vm/stat_refresh").write_text("1")
+            # What is still being written is back at once, in the swap cache, and no device takes it from there.
+            if not any(word >> 63 for word in span.pagemap(agent.pid)) and not _written_back():
                 return
             if time.monotonic() > until:
                 raise TimeoutError(f"{span} of {process} is still in memory after {PATIENCE:.0f} s of MADV_PAGEOUT")
-            # Pages that were just faulted in wait in a batch of the processor for the list that reclaim looks at.
-            Path("/proc/sys/vm/stat_refresh").write_text("1")
             os.sched_yield()
 
     def split(self, process: str, span: Span) -> None:
@@ -362,6 +365,12 @@ class World:
                 (_GROUPS / "cgroup.procs").write_text(str(self.agents[tree.MAIN].pid))
             self._group.rmdir()
         return whole
+
+
+def _written_back() -> int:
+    """Pages that are being written to a disk."""
+    stat = dict(line.split() for line in _VMSTAT.read_text().splitlines())
+    return int(stat["nr_writeback"])
 
 
 def _stores(span: Span, value: tree.Value) -> list[tuple[int, ...]]:
