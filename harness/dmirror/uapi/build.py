@@ -7,7 +7,9 @@ The extension lives in the cache under a digest of everything that goes into it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import re
 import shlex
 import subprocess
@@ -50,6 +52,7 @@ def _prototypes(source: str) -> str:
     return "\n".join(f"{line};" for line in re.findall(r"^(?:int|long|void|uint64_t) \w+\([^)]*\)$", source, re.M))
 
 
+@functools.cache
 def _digest() -> str:
     inputs = [path.read_bytes() for path in (*HEADERS, *SOURCES, _AGENT_SOURCE, Path(__file__))]
     inputs.append(f"{sys.version} {sysconfig.get_platform()}".encode())
@@ -86,7 +89,10 @@ def ensure() -> Path:
         try:
             built = Path(ffi.compile(tmpdir=work))
             agent = Path(work) / AGENT
-            subprocess.run([*_compiler(), "-O2", "-pthread", "-o", agent, _AGENT_SOURCE], check=True)
+            compile_agent = [*_compiler(), "-O2", "-pthread", "-o", os.fspath(agent), os.fspath(_AGENT_SOURCE)]
+            # Two thirds of its start are the dynamic linker's. Some distributions have no libc.a.
+            if subprocess.run([*compile_agent, "-static"], capture_output=True, check=False).returncode:
+                subprocess.run(compile_agent, check=True)
         except (cffi.VerificationError, OSError, subprocess.CalledProcessError) as error:
             raise CannotRun(
                 f"the client does not compile: {error}",
