@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from rich.console import Console
 
 from dmirror.errors import CannotRun
 from dmirror.fuzz import alone, cprogram, finds, genes, rounds, shapes, trees, weights
@@ -245,11 +246,21 @@ def test_what_is_the_same_has_one_signature() -> None:
     assert first.signature != Finding("model", "A reads buf", first.text).signature
 
 
+def drawn(progress: Progress) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(picture(progress))
+    return capture.get()
+
+
 def test_a_screen_and_a_line_say_how_far_it_is() -> None:
     progress = Progress(5, RELEASE, rounds=2, trees=80, steps=900, known={"model: x": 3}, kernel_said=1)
     assert "round 2" in line(progress)
     assert "the kernel complained 1 times" in line(progress)
-    assert picture(progress).renderables
+    assert "reached" not in drawn(progress)
+    progress.reached = {"mm/hmm.c": (237, 395)}
+    assert "lines: 237 of 395 of hmm.c" in line(progress)
+    assert "reached  lines: 237 of 395 of hmm.c" in drawn(progress)
 
 
 # What is written down

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmirror import gcov
 from dmirror.errors import CannotRun
 from dmirror.fuzz import findings, finds, rounds, shapes, trees
 from dmirror.fuzz.findings import Finding
 from dmirror.fuzz.finds import Found
 from dmirror.fuzz.genes import Genes
 from dmirror.fuzz.link import Died, Plays
+from dmirror.fuzz.serve import COVER_S
 from dmirror.kernel import Kernel
 from dmirror.model.rules import Rules
 from dmirror.scenario import tree
@@ -46,6 +48,7 @@ class Progress:
     known: dict[str, int] = field(default_factory=dict)  # how often each signature came
     folders: dict[str, str] = field(default_factory=dict)
     kernel_said: int = 0  # complaints in the kernel's log
+    reached: dict[str, tuple[int, int]] = field(default_factory=dict)  # lines of the kernel, and all, by file
     doing: str = ""
     since: float = field(default_factory=time.monotonic)
     lately: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how many steps
@@ -110,6 +113,8 @@ class Campaign:
         threads = [threading.Thread(target=self._work, args=(plays, last), daemon=True) for plays in players]
         for thread in threads:
             thread.start()
+        if self._kernel is not None:
+            threading.Thread(target=self._cover, args=(self._kernel.source,), daemon=True).start()
         try:
             while any(thread.is_alive() for thread in threads):
                 threads[0].join(0.2)
@@ -141,6 +146,12 @@ class Campaign:
                 self._errors.append(error)
         finally:
             plays.close()
+
+    def _cover(self, source: Path) -> None:
+        """Now and then, how much of the kernel was reached; nothing, where it does not count that."""
+        while not self._over.wait(COVER_S):
+            counts = gcov.summed(self.folder, source)
+            self.progress.reached = {name: (gcov.reached(lines), len(lines)) for name, lines in counts.items()}
 
     def _ends(self) -> bool:
         return self._over.is_set() or time.monotonic() > self._until

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmirror import gcov
 from dmirror.mirror import Mirror, devices
 from dmirror.plugin.kmsg import LogReader
 from dmirror.scenario import tree
@@ -21,6 +22,8 @@ from dmirror.scenario.world import Unsupported
 
 _TAINTED = Path("/proc/sys/kernel/tainted")
 _SETTLE_S = 0.5  # within which the kernel gives back what it frees later
+COVER_S = 60.0
+"""Between two times that a guest brings what it has counted, where the kernel counts its lines."""
 
 Usage = dict[int, tuple[int, int]]
 """Device pages in use and open contexts, by device."""
@@ -56,6 +59,7 @@ def serve(channel: Any) -> None:
     """Take scenarios off a channel, (number, with a table of events, scenario) each, until None comes."""
     probes = {device: Mirror(device) for device in devices()}
     tainted = os.open(_TAINTED, os.O_RDONLY)
+    brought = time.monotonic()
     with LogReader() as log, Player() as player:
         log.new()
         channel.send(packed(_usage(probes)))
@@ -63,6 +67,9 @@ def serve(channel: Any) -> None:
             data = channel.receive()
             if data is None:
                 return
+            if time.monotonic() - brought > COVER_S:
+                brought = time.monotonic()
+                gcov.bring(Path(os.environ["DMIRROR_RUN_DIR"]))
             number, with_log, scenario = unpacked(data)
             before, clean = _usage(probes), int(os.pread(tainted, 32, 0))
             record, trouble = _play(player, scenario, with_log=with_log)

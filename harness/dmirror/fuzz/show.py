@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Group
 from rich.live import Live
@@ -52,6 +53,7 @@ def line(progress: Progress) -> str:
         f"{progress.trees} scenarios of {progress.steps} steps",
         f"{len(progress.states)} states, {len(progress.changes)} changes of a page",
         f"{len(progress.known)} findings, {sum(progress.known.values())} times",
+        *([covered(progress)] if progress.reached else []),
         kernel(progress),
     ]
     return ", ".join([*parts, progress.doing] if progress.doing else parts)
@@ -62,6 +64,12 @@ def kernel(progress: Progress) -> str:
     return f"the kernel complained {progress.kernel_said} times" if progress.kernel_said else "the kernel log is clean"
 
 
+def covered(progress: Progress) -> str:
+    """How much of the kernel was reached, of each file that is counted."""
+    parts = [f"{lines} of {count} of {Path(file).name}" for file, (lines, count) in sorted(progress.reached.items())]
+    return "lines: " + ", ".join(parts)
+
+
 def picture(progress: Progress) -> Group:
     """The screen."""
     rows = [
@@ -69,11 +77,12 @@ def picture(progress: Progress) -> Group:
         ("speed", f"{progress.rate():.0f} steps/s"),
         ("played", f"{progress.trees} scenarios, {progress.steps} steps"),
         ("seen", f"{len(progress.states)} states of memory, {len(progress.changes)} changes of a page"),
+        *([("reached", covered(progress))] if progress.reached else []),
         ("kernel", kernel(progress)),
         ("found", f"{len(progress.known)}, {sum(progress.known.values())} times"),
     ]
     lines = [Text(f"{head:<9}{said}", no_wrap=True, overflow="ellipsis") for head, said in rows]
-    lines[4].stylize("bold red" if progress.kernel_said else "green")
+    lines[-2].stylize("bold red" if progress.kernel_said else "green")
     last = list(progress.known.items())[-_SHOWN:]
     lines += [Text(f"  {count:>5}  {name}", no_wrap=True, overflow="ellipsis") for name, count in last]
     return Group(*lines, Text(progress.doing, "dim", no_wrap=True, overflow="ellipsis"))
