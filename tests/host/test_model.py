@@ -125,6 +125,14 @@ class TestRaces:
         assert len({tuple(order) for order in orders}) == 3
         assert all(order.index((0, 0)) < order.index((0, 1)) for order in orders)
 
+    @pytest.mark.parametrize(("pages", "walks"), [("buf", True), ("buf[0]", False)])
+    def test_a_device_access_of_several_pages_is_known(self, pages, walks):
+        story = scenario(
+            "region buf: anonymous 2 pages, written 0\npar\n    column\n        CPU reads buf\n"
+            f"    column\n        A reads {pages}"
+        )
+        assert races.walks(races.parts(Machine(story, NEWEST), story.items[0])) is walks
+
 
 def raw(places: list[tuple[int, int, int, int]], *, process: str = "CPU", devices: str = "A") -> Raw:
     """What is seen of `buf`: for each page flags of WALK, frame, frame in the device's table, word of pagemap."""
@@ -133,7 +141,7 @@ def raw(places: list[tuple[int, int, int, int]], *, process: str = "CPU", device
     return Raw({(device, process): {"buf": walk} for device in devices}, {process: {"buf": words}})
 
 
-PRESENT = 1 << 63
+PRESENT, SWAPPED = 1 << 63, 1 << 62
 RAM = (VALID | WRITE, 100, 0, PRESENT)
 MAPPED_RAM = (VALID | WRITE | MAPPED | MAPPED_WRITE, 100, 100, PRESENT)
 
@@ -200,6 +208,22 @@ class TestJudging:
             columns = ((Done(Outcome(values=(0,), pages=1)),), (Done(Outcome(values=(value,), pages=1)),))
             rounds = Rounds((columns,), (raw([MAPPED_RAM]),))
             assert (judge(story, record(raw([RAM]), rounds)) == []) is right
+
+    @pytest.mark.parametrize(("pages", "right"), [("buf", True), ("buf[1]", False)])
+    def test_what_a_walk_of_several_pages_did_in_a_race_is_taken_as_it_is(self, pages, right):
+        """A fault of the first brings back the second, which the device had (H-04); a walk of that alone does not."""
+        story = scenario(
+            "region buf: anonymous 2 pages, written 0\nA migrates buf[1] to device\npar\n"
+            f"    column\n        A reads {pages}\n    column\n        CPU reads buf[0]"
+        )
+        beside = (VALID | WRITE | DEVICE | MAPPED | MAPPED_WRITE, 101, 101, SWAPPED)
+        back = (VALID | WRITE | MAPPED | MAPPED_WRITE, 102, 102, PRESENT)
+        gone = Done(Outcome(pages=1), raw([RAM, beside]))
+        values = (0, 0) if pages == "buf" else (0,)
+        columns = ((Done(Outcome(values=values, pages=len(values))),), (Done(Outcome(values=(0,), pages=1)),))
+        rounds = Rounds((columns,), (raw([MAPPED_RAM if pages == "buf" else RAM, back]),))
+        start = raw([RAM, (VALID | WRITE, 101, 0, PRESENT)])
+        assert (judge(story, record(start, gone, rounds)) == []) is right
 
 
 def test_a_copy_of_a_state_knows_where_pages_and_mappings_were():

@@ -199,13 +199,7 @@ class _Judge:
         split = races.parts(self._worlds[0], par)
         many = races.count(split) > races.ORDERS
         for machine in self._worlds:
-            if many:
-                # Any one is carried out, and where it goes wrong what is there is taken as it is.
-                races.run(machine, [part for column in split for part in column])
-                compare.accept(machine.state, memory)
-                agreeing.setdefault(machine.state.likeness(), machine)
-                continue
-            for order in races.orders(split):
+            for order in () if many else races.orders(split):
                 twin = machine.twin()
                 ends = races.run(twin, order)
                 differs = [
@@ -217,6 +211,12 @@ class _Judge:
                 if not differs:
                     agreeing.setdefault(twin.state.likeness(), twin)
                 wrong = wrong or differs
+        if many or (not agreeing and races.walks(split)):
+            # Any one is carried out, and where it goes wrong what is there is taken as it is.
+            for machine in self._worlds:
+                races.run(machine, [part for column in split for part in column])
+                compare.accept(machine.state, memory)
+                agreeing.setdefault(machine.state.likeness(), machine)
         if len(agreeing) > _WORLDS:
             first = next(iter(agreeing.values()))
             compare.accept(first.state, memory)

@@ -51,6 +51,16 @@ def count(columns: Sequence[Sequence[Part]]) -> int:
     return factorial(sum(lengths)) // prod(map(factorial, lengths))
 
 
+def walks(columns: Sequence[Sequence[Part]]) -> bool:
+    """Whether a device accesses several pages: it walks all of them before it takes data, which no part here says."""
+    accesses = [(column, index) for parts in columns for column, index, step in parts if _of_device(step)]
+    return len(accesses) > len(set(accesses))
+
+
+def _of_device(step: tree.Step) -> bool:
+    return isinstance(step, tree.DeviceRead | tree.DeviceWrite)
+
+
 def orders(columns: Sequence[Sequence[Part]]) -> Iterator[list[Part]]:
     """Each order that keeps that of every column."""
     if not any(columns):
