@@ -171,8 +171,9 @@ class _Builder:
         return tree.Call(actor, "maps", _span(region, first, stop))
 
     def _move(self, gene: Gene) -> tree.Step | None:
-        # Several mappings in one call are moved by some kernels only (6.17).
-        actor, source = self._actor(gene), self._pages(gene, 1 if self._cut else 4)
+        # Elsewhere several mappings in one call are refused, and no model knows what the kernel made one of.
+        whole = self._machine.rules.moves_several or not self._cut
+        actor, source = self._actor(gene), self._pages(gene, 4 if whole else 1)
         places, vmas = self._machine.places(source), self._spaces[actor.name].vmas
         # The pages of a file keep their number in it, which is not that of the region any more.
         if any(place not in vmas or vmas[place].file is not None for place in places):

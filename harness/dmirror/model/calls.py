@@ -86,11 +86,17 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     assert step.to is not None
     process, old, new = machine.process(step.actor), machine.places(step.pages), machine.places(step.to)
     space = machine.state.spaces[process]
-    _mapped(machine, process, old, "EFAULT")
-    if len({(space.vmas[place].rights, id(space.vmas[place].file)) for place in old}) > 1:
-        # Several mappings are moved since 6.17 only.
-        raise Refused("EFAULT", "EINVAL", "")
+    _mapped(machine, process, old[:1], "EFAULT")
+    mapped = [(at, to) for at, to in zip(old, new, strict=True) if at in space.vmas]
+    several = len({(space.vmas[place].rights, id(space.vmas[place].file)) for place, _ in mapped}) > 1
+    one = len(mapped) == len(old) and not several
+    if machine.rules.moves_several:
+        # Where nothing is mapped, nothing is moved.
+        old, new = [at for at, _ in mapped], [to for _, to in mapped]
     drop(machine, process, new, unmap=True)
+    if not one and not machine.rules.moves_several:
+        # By then the target is unmapped (6.12 mm/mremap.c, mremap_to()).
+        raise Refused("EFAULT")
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
     space.anon.discard(new[0][0])
