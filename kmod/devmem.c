@@ -302,6 +302,19 @@ static struct dmirror_block *dmirror_take(struct dmirror_grant *grant,
 }
 
 /*
+ * What a migration would hand on is of the last use of a folio that was freed
+ * without one. 7.0 clears some of it in zone_device_page_init().
+ */
+static void dmirror_forget(struct folio *folio)
+{
+	folio_clear_dirty(folio);
+	folio_clear_referenced(folio);
+	folio_clear_active(folio);
+	folio_clear_workingset(folio);
+	folio_clear_unevictable(folio);
+}
+
+/*
  * A device folio of 2^@order pages, 0 or PMD, out of what was granted: locked,
  * with one reference, its data undefined. NULL when there is none of that
  * order, or no system memory for its data.
@@ -342,8 +355,7 @@ struct page *dmirror_devmem_alloc(struct dmirror_grant *grant,
 			return NULL;
 	}
 	dmirror_init_page(page, &block->chunk->pagemap, order);
-	/* Of its last use; not every kernel clears it. */
-	ClearPageDirty(page);
+	dmirror_forget(page_folio(page));
 	page->zone_device_data = backing;
 	return page;
 }

@@ -19,7 +19,7 @@ RELEASE = os.uname().release
 THP = pytest.mark.needs(capability="device_thp")
 
 # linux/kernel-page-flags.h
-DIRTY, SWAPCACHE, UNEVICTABLE = 1 << 4, 1 << 13, 1 << 18
+REFERENCED, DIRTY, SWAPCACHE, UNEVICTABLE = 1 << 2, 1 << 4, 1 << 13, 1 << 18
 MADV_FREE = 8  # asm-generic/mman-common.h
 BACK = ["touch", "to-system", "release"]
 
@@ -150,6 +150,20 @@ def test_what_the_device_wrote_elsewhere_makes_no_page_dirty(mirror, memory, way
     assert mirror.migrate(memory).moved == len(memory)
     bring_back(mirror, memory, way)
     assert not any(flagged(memory, DIRTY))
+
+
+@pytest.mark.contract("M-12")
+def test_what_was_looked_at_elsewhere_makes_no_page_young(mirror, memory):
+    """What the process looked at was unmapped on the device, whose page is free, and in use again."""
+    with Region.anonymous(16) as before:
+        with before.fill(1).in_a_pipe():
+            assert all(flagged(before, REFERENCED))
+        assert mirror.migrate(before).moved == 16
+    memory.advise(mmap.MADV_DONTDUMP)  # a mapping of its own
+    mirror.migrate(memory)
+    mirror.migrate_to_system(memory)
+    assert not any(flagged(memory, REFERENCED))
+    assert smaps(memory)["Referenced"] == 0
 
 
 @pytest.mark.contract("M-12")
