@@ -66,6 +66,7 @@ class Agent:
         self.pending = 0  # orders that it has not answered
         self._channel = channel
         self._pidfd = os.pidfd_open(pid)
+        self._pagemap = -1
 
     def send(self, what: int, *args: int) -> None:
         """Give an order; `receive` has the answer."""
@@ -93,8 +94,11 @@ class Agent:
     def open(self, device: int) -> int:
         """A descriptor of the device, on which the agent's memory is mirrored. OSError as open(2)."""
         self.send(lib.AGENT_OPEN, device)
-        self._wait()
-        data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
+        try:
+            data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
+        except BlockingIOError:
+            self._wait()
+            data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
         self.pending -= 1
         _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
         fds = array.array("i")
@@ -141,6 +145,12 @@ class Agent:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def pagemap(self) -> int:
+        """A descriptor of /proc/PID/pagemap of its process, for as long as it is the same program."""
+        if self._pagemap < 0:
+            self._pagemap = os.open(f"/proc/{self.pid}/pagemap", os.O_RDONLY)
+        return self._pagemap
+
     def asleep(self) -> bool:
         """Whether it sleeps in the kernel, elsewhere than where it waits for an order."""
         return bool(sleeping(Path(f"/proc/{self.pid}/task/{self.tid}"), _SYS_RECVFROM))
@@ -159,6 +169,8 @@ class Agent:
     def close(self) -> None:
         """Let go of it; a process then ends by itself."""
         os.close(self._pidfd)
+        if self._pagemap >= 0:
+            os.close(self._pagemap)
 
 
 class Agents:

@@ -57,7 +57,6 @@ class World:
         self._processes = {tree.MAIN}
         self._sight: Sight | None = None
         self._pins: dict[str, list[tuple[int, int, int]]] = {}  # by process: page, reader, writer
-        self._pagemaps: dict[str, int] = {}
         self._forgotten: dict[Mirrored, int] = {}
         self._events: dict[Mirrored, list[Logged]] = {}
         self._counters: dict[Mirrored, Counters] = {}
@@ -212,9 +211,6 @@ class World:
         self._processes.discard(name)
         self._sight = None
         self._pins.pop(name, None)
-        fd = self._pagemaps.pop(name, None)
-        if fd is not None:
-            os.close(fd)
 
     def limit(self, pages: int | None) -> None:
         """The limit of all of the scenario's processes, in pages beyond what is charged now; None: none."""
@@ -329,12 +325,10 @@ class World:
     def look(self) -> Raw:
         """What page tables of processes and devices have; nothing is faulted."""
         if self._sight is None:
-            for process in self._processes - self._pagemaps.keys():
-                self._pagemaps[process] = os.open(f"/proc/{self.agents[process].pid}/pagemap", os.O_RDONLY)
             self._sight = Sight(
                 {name: self.span(tree.Pages(name)) for name in self.regions},
                 {key: mirror.fd for key, mirror in self.mirrors.items() if key[1] in self._processes},
-                self._pagemaps,
+                {name: agent.pagemap() for name, agent in self.agents.all.items() if name in self._processes},
             )
         return self._sight.look()
 
