@@ -178,10 +178,15 @@ def _wait_for(command: list[str]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _chosen(args: argparse.Namespace) -> list[str]:
-    """The device tests of the expression, by file and function: what is repeated is multiplied before it is chosen."""
+def _choosing(args: argparse.Namespace) -> subprocess.Popen[str]:
+    """Lists the device tests of the expression."""
     command = [sys.executable, "-m", "pytest", *GUEST_TESTS, "--collect-only", "-q", "-k", args.expression or ""]
-    listed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _chosen(choosing: subprocess.Popen[str]) -> list[str]:
+    """What was listed, by file and function: what is repeated is multiplied before it is chosen."""
+    listed = choosing.communicate()[0].splitlines()
     return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or [*GUEST_TESTS]
 
 
@@ -196,6 +201,7 @@ def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
+    choosing = _choosing(args) if args.expression or args.times is not None else None
     host = 0 if args.bisect else _pytest(args, "tests/host")
     if host not in (0, 1, trial.NO_TESTS):
         return 2
@@ -209,8 +215,8 @@ def _test(args: argparse.Namespace) -> int:
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     # To collect takes a guest many times as long: it is given the files in which there is a test that is wanted.
     tests = [*GUEST_TESTS]
-    if args.expression or args.times is not None:
-        chosen = _chosen(args)
+    if choosing is not None:
+        chosen = _chosen(choosing)
         tests = chosen if args.times is not None else list(dict.fromkeys(test.partition("::")[0] for test in chosen))
     if args.random is not None:
         options += ["--random-order-bucket=global", f"--random-order-seed={args.random}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dmirror import cli
-from dmirror.cli import _chosen, main
+from dmirror.cli import _choosing, _chosen, main
 from dmirror.errors import Untestable
 from dmirror.results import Verdict
 
@@ -111,8 +111,8 @@ def test_a_series_that_cannot_be_tried(
 
 
 def test_what_is_repeated_is_chosen_by_file_and_function() -> None:
-    chosen = _chosen(argparse.Namespace(expression="Z-02 and hole"))
+    chosen = _chosen(_choosing(argparse.Namespace(expression="Z-02 and hole")))
     assert chosen
     assert {test.split("/")[1] for test in chosen} == {"device", "scenarios"}
     assert all("::" in test and "[" not in test for test in chosen)
-    assert _chosen(argparse.Namespace(expression="no_such_test")) == ["tests/device", "tests/scenarios"]
+    assert _chosen(_choosing(argparse.Namespace(expression="no_such_test"))) == ["tests/device", "tests/scenarios"]
