@@ -180,7 +180,10 @@ def test_a_page_that_was_asked_to_be_exclusive_is_freed(coherent, memory, way):
 
 
 @pytest.mark.needs(capability="eviction")
-def test_its_memory_is_in_iomem_while_it_is_loaded(coherent):
+def test_its_memory_is_in_iomem_while_it_is_loaded(coherent, coherent2, memory):
+    for device in (coherent, coherent2):  # which adds memory when some is wanted first
+        device.migrate_to_device(memory.fill(1))
+        device.migrate_to_system(memory)
     ranges = [line for line in Path("/proc/iomem").read_text().splitlines() if line.endswith(": hmm_dmirror")]
     sizes = []
     for line in ranges:

@@ -5,6 +5,7 @@ import errno
 import os
 import select
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,10 @@ def run_out_of_memory(other):
 
 def wait_for(times, log, mirror, *types, **values):
     """The records of that kind, as soon as there are so many."""
+    until = time.monotonic() + PATIENCE
     while len(found := log.select(types, **values)) < times:
-        assert select.select([mirror.fd], [], [], PATIENCE)[0], log.table()
+        left = until - time.monotonic()
+        assert left > 0 and select.select([mirror.fd], [], [], left)[0], log.table()
         log.read()
     return found
 
