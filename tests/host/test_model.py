@@ -125,6 +125,19 @@ class TestRaces:
         assert len({tuple(order) for order in orders}) == 3
         assert all(order.index((0, 0)) < order.index((0, 1)) for order in orders)
 
+    def test_a_device_that_reads_what_another_could_not_take_keeps_it(self):
+        story = scenario(
+            "region buf: anonymous 1 page, read\npar\n    column\n        A migrates buf to device\n"
+            "        A reads buf\n    column\n        B migrates buf to device"
+        )
+        machine = Machine(story, NEWEST)
+        ends = []
+        for order in races.orders(races.parts(machine, story.items[0])):
+            twin = machine.twin()
+            races.run(twin, order)
+            ends.append((where(twin)[0], ("buf", 0) in twin.state.mirrors[("A", "CPU")].entries))
+        assert any("A" in places.split("|") and maps for places, maps in ends), ends
+
     @pytest.mark.parametrize(("pages", "walks"), [("buf", True), ("buf[0]", False)])
     def test_a_device_access_of_several_pages_is_known(self, pages, walks):
         story = scenario(

@@ -351,6 +351,10 @@ def walk_fault(state: State, key: tuple[str, str], place: Place, *, write: bool,
     pte = space.ptes.get(place)
     if pte is not None and pte.moving:
         raise Refused("a wait for the migration that is held")
+    if pte is not None and pte.page is not None and device in pte.page.at and not _readable(pte, device):
+        # After a race it may be on another one, from which it comes back; where it is here it stays.
+        pte.page.at = RAM | {device}
+        loosen_kin(state, pte.page)
     ready = pte is not None and pte.exclusive is None and not pte.maybe and _readable(pte, device)
     writable = ready and pte is not None and pte.write is not False and pte.page is not None
     own = ready and pte is not None and pte.page is not None and pte.page.device == device
