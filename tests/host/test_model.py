@@ -11,6 +11,7 @@ from dmirror.model.compare import visible
 from dmirror.model.judge import judge
 from dmirror.model.machine import Machine
 from dmirror.model.rules import NEWEST, Rules
+from dmirror.model.state import ANYTHING, added
 from dmirror.scenario import tree
 from dmirror.scenario.parser import parse
 from dmirror.scenario.record import Done, Entry, Outcome, Record, Rounds
@@ -145,6 +146,17 @@ class TestRaces:
             f"    column\n        A reads {pages}"
         )
         assert races.walks(races.parts(Machine(story, NEWEST), story.items[0])) is walks
+
+
+def test_to_what_nobody_can_say_nothing_is_added():
+    assert added(ANYTHING, 1) is ANYTHING
+    assert added(frozenset([1, (1 << 64) - 1]), 1) == {2, 0}
+
+
+def test_a_pinned_page_that_cannot_go_may_be_announced_to_all_kin():
+    machine = played("region buf: anonymous 1 page, written 1\nCPU forks kid\nCPU forks boy\nCPU pins buf\n"
+                     "A writes buf = 2\nA of kid migrates buf to device fails ENOENT")  # fmt: skip
+    assert machine.state.mirrors[("A", "CPU")].entries[("buf", 0)].maybe
 
 
 def raw(places: list[tuple[int, int, int, int]], *, process: str = "CPU", devices: str = "A") -> Raw:

@@ -153,8 +153,7 @@ def _put_back(machine: Machine, process: str, place: Place) -> None:
     """A page that stays may have been unmapped on the way, wherever it is mapped (migrate_vma_unmap())."""
     pte = machine.state.spaces[process].ptes.get(place)
     if pte is not None and pte.page is not None and pte.page.at == RAM and pte.exclusive is None:
-        for of, there, _ in machine.state.users(pte.page):
-            faults.loosen(machine.state, of, [there])
+        faults.loosen_kin(machine.state, pte.page)
 
 
 def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: list[Place]) -> Allowed:

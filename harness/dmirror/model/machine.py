@@ -11,7 +11,7 @@ from dmirror.model import calls, devices, faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
 from dmirror.model.rules import Rules
-from dmirror.model.state import ZERO, File, Mirror, Numbers, Place, Pte, Space, State, Vma
+from dmirror.model.state import ZERO, File, Mirror, Numbers, Place, Pte, Space, State, Vma, added
 from dmirror.scenario import tree
 
 
@@ -122,7 +122,7 @@ class Machine:
                 self.store(process, place, frozenset([number]))
                 before = frozenset([number])
             elif isinstance(step, tree.Add):
-                self.store(process, place, frozenset((old + step.amount) % (1 << 64) for old in before))
+                self.store(process, place, added(before, step.amount))
             values.append(before)
         return Allowed(values=tuple(values), pages=len(values))
 

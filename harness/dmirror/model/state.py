@@ -256,3 +256,8 @@ class _Anything(frozenset[int]):
 
 ANYTHING: Numbers = _Anything()
 """The values of a page that nobody can say: after a race of too many orders."""
+
+
+def added(numbers: Numbers, amount: int) -> Numbers:
+    """What each of them is with `amount` more, in 64 bits."""
+    return numbers if numbers is ANYTHING else frozenset((number + amount) % (1 << 64) for number in numbers)
