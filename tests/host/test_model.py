@@ -148,6 +148,14 @@ class TestRaces:
         assert races.walks(races.parts(Machine(story, NEWEST), story.items[0])) is walks
 
 
+@pytest.mark.parametrize(("rights", "goes_on"), [("read-only", True), ("none", False)])
+def test_a_walk_goes_past_a_page_of_its_device_that_may_only_be_read(rights, goes_on):
+    machine = played("region buf: anonymous 2 pages\nA migrates buf to device\nCPU protects buf none\n"
+                     f"CPU protects buf[1] read-write\nCPU protects buf[0] {rights}\n"
+                     "A migrates buf[1] to system\nA writes buf = 1")  # fmt: skip
+    assert (machine.state.spaces["CPU"].ptes[("buf", 1)].write is True) is goes_on
+
+
 def test_to_what_nobody_can_say_nothing_is_added():
     assert added(ANYTHING, 1) is ANYTHING
     assert added(frozenset([1, (1 << 64) - 1]), 1) == {2, 0}

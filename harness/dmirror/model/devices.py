@@ -83,7 +83,8 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
             return frozenset(["EFAULT"])
         except Refused as refused:
             pte = space.ptes.get(place)
-            if write and not further and pte is not None and pte.page is not None and pte.page.device == key[0]:
+            own = pte is not None and pte.page is not None and pte.page.device == key[0]
+            if "EPERM" in refused.names and not further and own:
                 _walk_past(machine, key, places[number + 1 :])
             return refused.names
     return frozenset([""])
