@@ -33,7 +33,6 @@ Cells = dict[tuple[str, bool, int], dict[str, dict[str, list[Any]]]]
 
 _BEFORE, _WRITTEN = 1, 2
 _MEMCPY = "memcpy"  # the limit that the others stand beside
-_KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,6 @@ def _listed(cells: Cells) -> list[dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """`argv` is the file to write, then the modules, each named as its driver."""
     target, *modules = map(Path, argv)
-    # It would collapse small pages that are about to be measured, every ten seconds.
-    _KHUGEPAGED.write_text("100000000")
     cells: Cells = defaultdict(dict)
     complaints: dict[str, list[str]] = {module.stem: [] for module in modules}
     with kmsg.LogReader() as log, Region.anonymous(max(REPEATS) + 1, align=HUGE_PAGES * PAGE) as region:
