@@ -16,7 +16,7 @@ from facilities.told import Mapped, blank, entries, logs, reads_zero, refused, s
 from facilities.userfault import MINOR_HUGETLBFS, Userfault
 
 from dmirror.events import CLEAR, PROTECTION_VMA, UNMAP
-from dmirror.memory import HUGE_PAGES, MAP_HUGETLB, MREMAP_FIXED, MREMAP_MAYMOVE, NONE, PAGE, READ, RW, Region, Span
+from dmirror.memory import HUGE_PAGES, MREMAP_FIXED, MREMAP_MAYMOVE, NONE, PAGE, READ, RW, Region, Span
 from dmirror.mirror import Mirror, MirrorError
 from dmirror.process import Child, in_child
 from dmirror.running import release_matches
@@ -60,7 +60,7 @@ def mapping(nhuge, flags, fd=-1, *, align=HUGE):
 @pytest.fixture
 def two(mirror, mirror2, access):
     """Two private huge pages that two devices map."""
-    with mapping(2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as memory:
+    with Region.hugetlb(2) as memory:
         some = Mapped(memory.fill(1), [mirror, mirror2])
         some.access(access)
         yield some
@@ -335,11 +335,7 @@ def pool_kept():
 @pytest.mark.contract("H-06")
 def test_a_broken_huge_page_is_announced_and_kept_from_the_device(mirror):
     def child():
-        with (
-            Mirror(0) as first,
-            Mirror(1) as second,
-            mapping(2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as memory,
-        ):
+        with Mirror(0) as first, Mirror(1) as second, Region.hugetlb(2) as memory:
             some = Mapped(memory.fill(1), [first, second])
             some.access("write")
             pfn = frames(memory)[HUGE_PAGES + 3]
