@@ -87,14 +87,13 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     process, old, new = machine.process(step.actor), machine.places(step.pages), machine.places(step.to)
     space = machine.state.spaces[process]
     _mapped(machine, process, old[:1], "EFAULT")
-    mapped = [(at, to) for at, to in zip(old, new, strict=True) if at in space.vmas]
-    several = len({(space.vmas[place].rights, id(space.vmas[place].file)) for place, _ in mapped}) > 1
-    one = len(mapped) == len(old) and not several
+    kinds = {(vma.rights, id(vma.file)) if (vma := space.vmas.get(place)) else None for place in old}
     if machine.rules.moves_several:
         # Where nothing is mapped, nothing is moved.
+        mapped = [(at, to) for at, to in zip(old, new, strict=True) if at in space.vmas]
         old, new = [at for at, _ in mapped], [to for _, to in mapped]
     drop(machine, process, new, unmap=True)
-    if not one and not machine.rules.moves_several:
+    if len(kinds) > 1 and not machine.rules.moves_several:
         # By then the target is unmapped (6.12 mm/mremap.c, mremap_to()).
         raise Refused("EFAULT")
     faults.invalidate(machine.state, process, old)

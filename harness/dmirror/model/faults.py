@@ -67,10 +67,9 @@ def loosen_block(state: State, process: str, place: Place) -> None:
 def loosen(state: State, process: str, places: Iterable[Place]) -> None:
     """Mirrors may be told of those places, or not."""
     for _, mirror in state.mirrors_of(process):
-        entries = mirror.entries
-        for place in places if entries else ():
-            if place in entries:
-                entries[place].maybe = True
+        for place in places:
+            if place in mirror.entries:
+                mirror.entries[place].maybe = True
 
 
 def loosen_kin(state: State, page: Page) -> None:

@@ -16,14 +16,17 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dmirror.process import PATIENCE
 from dmirror.scenario import words
 from dmirror.threads import sleeping
 from dmirror.uapi import build, lib
+
+T = TypeVar("T")
 
 _ORDER = struct.Struct("=8Q")
 _REPLY = struct.Struct("=qQII")
@@ -80,11 +83,15 @@ class Agent:
         return _reply(data)
 
     def _data(self) -> bytes:
+        return self._answer(self._channel.recv, _LONGEST)
+
+    def _answer(self, receive: Callable[..., T], *args: int) -> T:
+        """What one of the channel's functions receives, once it is there."""
         try:
-            return self._channel.recv(_LONGEST)
+            return receive(*args)
         except BlockingIOError:
             self._wait()
-            return self._channel.recv(_LONGEST)
+            return receive(*args)
 
     def ask(self, what: int, *args: int) -> Reply:
         """An order and its answer."""
@@ -94,11 +101,7 @@ class Agent:
     def open(self, device: int) -> int:
         """A descriptor of the device, on which the agent's memory is mirrored. OSError as open(2)."""
         self.send(lib.AGENT_OPEN, device)
-        try:
-            data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
-        except BlockingIOError:
-            self._wait()
-            data, control, _, _ = self._channel.recvmsg(_LONGEST, 64)
+        data, control, _, _ = self._answer(self._channel.recvmsg, _LONGEST, 64)
         self.pending -= 1
         _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
         fds = array.array("i")

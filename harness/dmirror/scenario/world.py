@@ -185,7 +185,7 @@ class World:
             # of the processor for the list that reclaim looks at.
             Path("/proc/sys/vm/stat_refresh").write_text("1")
             # What is still being written is back at once, in the swap cache, and no device takes it from there.
-            if not any(word >> 63 for word in span.pagemap(agent.pid)) and not _written_back():
+            if not any(word >> 63 for word in span.pagemap(agent.pid)) and not _counts(_VMSTAT)["nr_writeback"]:
                 return
             if time.monotonic() > until:
                 raise TimeoutError(f"{span} of {process} is still in memory after {PATIENCE:.0f} s of MADV_PAGEOUT")
@@ -238,8 +238,8 @@ class World:
     def _charged(self) -> int:
         """Pages of memory that processes map or files have, by memory.stat: not the kernel's own for them."""
         assert self._group is not None
-        stat = dict(line.split() for line in (self._group / "memory.stat").read_text().splitlines())
-        return (int(stat["anon"]) + int(stat["file"])) // PAGE
+        stat = _counts(self._group / "memory.stat")
+        return (stat["anon"] + stat["file"]) // PAGE
 
     # Mirrors
 
@@ -361,10 +361,9 @@ class World:
         return whole
 
 
-def _written_back() -> int:
-    """Pages that are being written to a disk."""
-    stat = dict(line.split() for line in _VMSTAT.read_text().splitlines())
-    return int(stat["nr_writeback"])
+def _counts(file: Path) -> dict[str, int]:
+    """A file of names and numbers, as /proc/vmstat and memory.stat are."""
+    return {name: int(number) for name, number in (line.split() for line in file.read_text().splitlines())}
 
 
 def _stores(span: Span, value: tree.Value) -> list[tuple[int, ...]]:
