@@ -42,6 +42,7 @@ _WHERE = {
     lib.HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL: "local",
     lib.HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE: "remote",
 }
+_NO_SUCH_CALL = errno.ENOTTY, errno.EINVAL  # what the kernel's own driver says to ours
 _PICTURE = {"error": "x", "none": ".", "ram": "r", "zero": "z", "local": "D", "remote": "o"}
 
 
@@ -213,7 +214,7 @@ class Mirror(Steering):
         try:
             bits = self.own("QUERY").capabilities
         except OSError as error:
-            if error.errno in (errno.ENOTTY, errno.EINVAL):
+            if error.errno in _NO_SUCH_CALL:
                 return frozenset()
             raise
         return frozenset(name for name, bit in CAPABILITIES.items() if bits & bit)
@@ -221,6 +222,16 @@ class Mirror(Steering):
     def devmem_pages(self) -> int:
         """Pages of memory that the device may grow to."""
         return int(self.own("QUERY").devmem_pages)
+
+    def usage(self) -> tuple[int, int] | None:
+        """Pages of the device that are in use, and contexts open on it; None on the kernel's own driver."""
+        try:
+            counters = self.own("COUNTERS")
+        except OSError as error:
+            if error.errno in _NO_SUCH_CALL:
+                return None
+            raise
+        return counters.dev_pages_in_use, counters.dev_contexts
 
     def counters(self) -> Counters:
         """What happened on this mirror and, with the prefix dev_, on its device. ENOTTY on the kernel's own driver."""

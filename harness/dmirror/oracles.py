@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from dmirror.memory import PAGE
 from dmirror.mirror import Mirror, devices
 
 # Our guests start the tests in a memory group of their own.
-_GROUP = Path("/sys/fs/cgroup/dmirror-tests")
+_GROUP = "/sys/fs/cgroup/dmirror-tests"
 # Parts of memory.current that memory.stat knows.
-_PARTS = ("anon", "file", "kernel", "sock")
+_PARTS = (b"anon", b"file", b"kernel", b"sock")
 
 # Pages by which two readings may differ. The interpreter goes on between one file and the next. Of the percpu counters
 # of /proc/PID/status each processor keeps back up to 32 of each of three kinds. Of memory.current each processor may
@@ -41,13 +40,13 @@ class Account:
 
 def read() -> Account:
     """The present account of this process, of its group and of the machine."""
-    rollup = _fields(Path("/proc/self/smaps_rollup"))
-    status = _fields(Path("/proc/self/status"))
+    rollup = _contents("/proc/self/smaps_rollup")
+    status = _contents("/proc/self/status")
     return Account(
         _usage(),
         _swap_used(),
-        (status["VmRSS"] - rollup["Rss"]) * 1024 // PAGE,
-        *_charged(rollup["Anonymous"] * 1024),
+        (_number(status, b"VmRSS:") - _number(rollup, b"Rss:")) * 1024 // PAGE,
+        *_charged(_number(rollup, b"Anonymous:") * 1024),
     )
 
 
@@ -85,34 +84,36 @@ def _usage() -> dict[int, tuple[int, int]]:
     usage = {}
     for device in devices():
         with Mirror(device) as probe:
-            if "counters" in probe.capabilities():
-                counters = probe.counters()
-                usage[device] = (counters.dev_pages_in_use, counters.dev_contexts)
+            used = probe.usage()
+        if used is not None:
+            usage[device] = used
     return usage
 
 
 def _swap_used() -> int:
-    meminfo = _fields(Path("/proc/meminfo"))
-    return (meminfo["SwapTotal"] - meminfo["SwapFree"]) * 1024
+    meminfo = _contents("/proc/meminfo")
+    return (_number(meminfo, b"SwapTotal:") - _number(meminfo, b"SwapFree:")) * 1024
 
 
 def _charged(anonymous: int) -> tuple[int | None, int | None]:
     try:
-        if (_GROUP / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+        if _contents(f"{_GROUP}/cgroup.procs").split() != [b"%d" % os.getpid()]:
             return None, None
-        current = int((_GROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        current = int(_contents(f"{_GROUP}/memory.current"))
+        stat = _contents(f"{_GROUP}/memory.stat")
     except FileNotFoundError:
         return None, None
-    known = sum(int(stat[part]) for part in _PARTS)
-    return (int(stat["anon"]) - anonymous) // PAGE, (current - known) // PAGE
+    parts = {part: _number(stat, b"%s " % part) for part in _PARTS}
+    return (parts[b"anon"] - anonymous) // PAGE, (current - sum(parts.values())) // PAGE
 
 
-def _fields(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines such as `Name:  12 kB`."""
-    fields = {}
-    for line in path.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if rest.endswith(" kB"):
-            fields[name] = int(rest.split()[0])
-    return fields
+def _contents(path: str) -> bytes:
+    """A file as it is, with a newline before it. Between two tests is no time for more."""
+    with open(path, "rb", buffering=0) as file:
+        return b"\n" + file.readall()
+
+
+def _number(contents: bytes, name: bytes) -> int:
+    """What follows a name at the beginning of a line. ValueError where it is not there."""
+    start = contents.index(b"\n" + name) + 1 + len(name)
+    return int(contents[start : contents.index(b"\n", start)].split()[0])

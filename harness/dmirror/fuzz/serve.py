@@ -25,8 +25,8 @@ _SETTLE_S = 0.5  # within which the kernel gives back what it frees later
 COVER_S = 60.0
 """Between two times that a guest brings what it has counted, where the kernel counts its lines."""
 
-Usage = dict[int, tuple[int, int]]
-"""Device pages in use and open contexts, by device."""
+Usage = dict[int, tuple[int, int] | None]
+"""Mirror.usage(), by device."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,4 @@ def _play(player: Player, scenario: tree.Scenario, *, with_log: bool) -> tuple[R
 
 
 def _usage(probes: dict[int, Mirror]) -> Usage:
-    usage = {}
-    for device, probe in probes.items():
-        counters = probe.own("COUNTERS")
-        usage[device] = counters.dev_pages_in_use, counters.dev_contexts
-    return usage
+    return {device: probe.usage() for device, probe in probes.items()}
