@@ -20,7 +20,7 @@ def address(number: int) -> int:
     return BASE + number * SLOT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcome:
     """How a step ended: `failed` is the name of an errno or a signal, "" for none.
 
@@ -35,7 +35,7 @@ class Outcome:
     slept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Done:
     """A step: how it ended and what was to be seen then; while it was held, what was seen, and the block."""
 
@@ -45,7 +45,7 @@ class Done:
     block: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rounds:
     """A `par`: for each time the outcomes of each column, and what was to be seen after all of them."""
 
@@ -53,7 +53,7 @@ class Rounds:
     seen: tuple[Raw, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Looked:
     """An expectation that asks for more than memory: events of the mirror so far, or a number, exact up to `slack`."""
 

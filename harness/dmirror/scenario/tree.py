@@ -17,7 +17,7 @@ DEVICES = {"A": 0, "B": 1, "C": 2, "D": 3}
 """The devices by their numbers: A and B have private memory, C and D coherent memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class At:
     """Where something stands in a file, from 1, and how many characters it takes."""
 
@@ -29,12 +29,12 @@ class At:
 NOWHERE = At(0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Node:
     at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Comment:
     """`# text`, on a line of its own or behind something; `at` is the place of the hash."""
 
@@ -46,7 +46,7 @@ class Comment:
 # What a scenario needs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NeedKernel(Node):
     """`needs kernel 7.2 or newer`, `needs kernel before 7.2`: releases from `low` up to, not including, `high`."""
 
@@ -60,7 +60,7 @@ class NeedKernel(Node):
         return ", ".join(f"{sign}{bound[0]}.{bound[1]}" for sign, bound in bounds if bound)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Need(Node):
     """`needs swap`, `needs config CONFIG_KSM`, `needs capability device_thp`; `what` is one of words.NEEDS."""
 
@@ -71,7 +71,7 @@ class Need(Node):
 # Values, pages, actors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Value(Node):
     """The first word of each page: one number for all, or one each; `numbered`: the first, and one more each.
 
@@ -93,7 +93,7 @@ class Value(Node):
         return self.numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pages(Node):
     """`buf` (all of it, `stop` None), `buf[3]`, or `buf[2:6]`; in pages of the region, huge pages counted as theirs."""
 
@@ -102,14 +102,14 @@ class Pages(Node):
     stop: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Actor(Node):
     """A process or a thread, by its name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Device(Node):
     """`A`, or `A of kid`: the mirror that a device is of the address space of a process."""
 
@@ -121,7 +121,7 @@ RegionKind = Literal["anonymous", "private file", "shared", "memfd", "hugetlb"]
 Rights = Literal["read-write", "read-only", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Region(Node):
     """`region buf: anonymous 4 pages, read-only, written numbered from 1, shared with kid`.
 
@@ -143,7 +143,7 @@ class Region(Node):
 # How a step ends
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fails(Node):
     """`fails EFAULT`: the call ends with this errno, by name; of a CPU access `raises SIGSEGV`: with this signal."""
 
@@ -166,7 +166,7 @@ Point = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hold(Node):
     """`held after setup`: where it is held; `by`: the mirror whose driver holds it, None: the one that acts."""
 
@@ -174,7 +174,7 @@ class Hold(Node):
     by: Device | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Step(Node):
     """`held` has steps of its own, `block`, which are done while it is held, until `ACTOR resumes`.
 
@@ -191,7 +191,7 @@ class Step(Node):
 # What the CPU does
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Load(Step):
     """`CPU reads buf[0:4] == 7`."""
 
@@ -199,7 +199,7 @@ class Load(Step):
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Store(Step):
     """`CPU writes buf[0] = 7`."""
 
@@ -208,7 +208,7 @@ class Store(Step):
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Add(Step):
     """`CPU adds 1 to buf[0]`: one atomic instruction a page."""
 
@@ -217,7 +217,7 @@ class Add(Step):
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call(Step):
     """What a process does to its memory, by `verb`: one of words.CALLS. Each has at most one of the arguments.
 
@@ -234,7 +234,7 @@ class Call(Step):
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limit(Step):
     """`CPU limits memory to 64 pages`, beyond what is charged now; `CPU lifts the memory limit` (`pages` None)."""
 
@@ -242,7 +242,7 @@ class Limit(Step):
     pages: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fork(Step):
     """`CPU forks kid`."""
 
@@ -250,7 +250,7 @@ class Fork(Step):
     child: Actor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Thread(Step):
     """`CPU starts thread t`."""
 
@@ -258,7 +258,7 @@ class Thread(Step):
     thread: Actor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Leave(Step):
     """`kid exits`, `kid execs`; `how`: exits, execs, or `dies` of SIGKILL."""
 
@@ -269,7 +269,7 @@ class Leave(Step):
 # What a device does
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DeviceRead(Step):
     """`A reads buf[0] == 7`."""
 
@@ -277,7 +277,7 @@ class DeviceRead(Step):
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DeviceWrite(Step):
     """`A writes buf[0] = 7`."""
 
@@ -286,7 +286,7 @@ class DeviceWrite(Step):
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Peek(Step):
     """`A peeks buf[0] == 7`: by its page table alone, without a fault."""
 
@@ -294,7 +294,7 @@ class Peek(Step):
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Migrate(Step):
     """`A migrates buf to device`, `A migrates buf to system`."""
 
@@ -303,7 +303,7 @@ class Migrate(Step):
     to: Literal["device", "system"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exclusive(Step):
     """`A takes buf[0] exclusively`."""
 
@@ -311,7 +311,7 @@ class Exclusive(Step):
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot(Step):
     """`A snapshots buf`."""
 
@@ -319,14 +319,14 @@ class Snapshot(Step):
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evict(Step):
     """`A evicts everything`: every page of the device, of whatever process, comes back, and its memory goes."""
 
     device: Device
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Turn(Step):
     """`A closes`, `A opens`."""
 
@@ -334,7 +334,7 @@ class Turn(Step):
     how: Literal["closes", "opens"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inject(Step):
     """`A fails its next device allocation`, `A fails its system allocation 3`, `A fails its next copy`."""
 
@@ -346,7 +346,7 @@ class Inject(Step):
 # Several at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Par(Node):
     """`par 20 times` and columns of steps, which run at once; the whole is done as often as `times` says."""
 
@@ -361,14 +361,14 @@ class Par(Node):
 Verdict = Literal["always", "never", "sometimes"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Expect(Node):
     """`verdict`: behind a `par`, of its repetitions: it is looked at after each; None anywhere else."""
 
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Where(Expect):
     """`expect where buf == A x3 ram`: for each page a device's name or one of words.PLACES; one: for all pages.
 
@@ -381,7 +381,7 @@ class Where(Expect):
     each_at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Allowed(Expect):
     """`expect rights buf == rw r none`: what the page table of the CPU allows now, for each page or for all.
 
@@ -394,7 +394,7 @@ class Allowed(Expect):
     each_at: At = field(default=NOWHERE, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Maps(Expect):
     """`expect A maps buf[0:2]`, `expect A does not map buf[2]`: whether its page table has all, or none, of them."""
 
@@ -403,7 +403,7 @@ class Maps(Expect):
     mapped: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Saw(Expect):
     """`expect B saw MIGRATE from A over buf[0], obeyed, twice`: events of its log so far.
 
@@ -419,7 +419,7 @@ class Saw(Expect):
     times: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Counts(Expect):
     """`expect A counted 4 pages_to_device`: how far a counter of the driver has gone since the scenario began."""
 
@@ -428,14 +428,14 @@ class Counts(Expect):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Charged(Expect):
     """`expect 4 pages charged`: what memory control has charged since the scenario began."""
 
     pages: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forget(Node):
     """`forget events`: `saw` counts from here on."""
 
@@ -443,7 +443,7 @@ class Forget(Node):
 Item = Step | Par | Expect | Forget
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scenario(Node):
     title: str
     regions: tuple[Region, ...]
