@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +102,9 @@ class Campaign:
         self._rules = Rules.of(progress.release)
         self._lock = threading.RLock()
         self._next = progress.rounds
+        # A round takes a while to be drawn; until then its guest would wait.
+        self._pool = ThreadPoolExecutor(1)
+        self._drawn: dict[int, Future[list[Genes]]] = {}
         self._done: set[int] = set()
         self._until = float("inf")
         self._over = threading.Event()
@@ -126,6 +130,7 @@ class Campaign:
                 plays.close()
             for thread in threads:
                 thread.join(30)
+            self._pool.shutdown(cancel_futures=True)
             self._save()
         if self._errors:
             raise self._errors[0]
@@ -138,7 +143,8 @@ class Campaign:
                     if number == last:
                         return
                     self._next += 1
-                self._round(plays, number)
+                    drawn = self._ahead(number)
+                self._round(plays, number, drawn.result())
                 if not self._ends():
                     self._ended(number)
         except BaseException as error:
@@ -146,6 +152,13 @@ class Campaign:
                 self._errors.append(error)
         finally:
             plays.close()
+
+    def _ahead(self, number: int) -> Future[list[Genes]]:
+        """A round; the one after it is begun, too."""
+        for one in (number, number + 1):
+            if one not in self._drawn:
+                self._drawn[one] = self._pool.submit(rounds.drawn, self.progress.seed, one)
+        return self._drawn.pop(number)
 
     def _cover(self, source: Path) -> None:
         """Now and then, how much of the kernel was reached; nothing, where it does not count that."""
@@ -173,8 +186,8 @@ class Campaign:
 
     # A round
 
-    def _round(self, plays: Plays, number: int) -> None:
-        waiting = list(enumerate(rounds.scenarios(self.progress.seed, number, self._rules)))
+    def _round(self, plays: Plays, number: int, drawn: list[Genes]) -> None:
+        waiting = list(enumerate(rounds.scenarios(drawn, self.progress.seed, number, self._rules)))
         while waiting and not self._ends():
             by_index = dict(waiting)
             try:

@@ -40,9 +40,9 @@ def titled(seed: int, number: int, index: int) -> str:
     return f"seed {seed}, round {number}, scenario {index}"
 
 
-def scenarios(seed: int, number: int, rules: Rules) -> Iterator[tuple[Genes, tree.Scenario]]:
+def scenarios(drawn: list[Genes], seed: int, number: int, rules: Rules) -> Iterator[tuple[Genes, tree.Scenario]]:
     """A round's genes and the scenarios that they make on a kernel."""
-    for index, one in enumerate(drawn(seed, number)):
+    for index, one in enumerate(drawn):
         yield one, trees.scenario(one, rules, titled(seed, number, index))
 
 
