@@ -187,7 +187,7 @@ class Campaign:
     # A round
 
     def _round(self, plays: Plays, number: int, drawn: list[Genes]) -> None:
-        waiting = list(enumerate(rounds.scenarios(drawn, self.progress.seed, number, self._rules)))
+        waiting = list(rounds.scenarios(drawn, self.progress.seed, number, self._rules))
         while waiting and not self._ends():
             by_index = dict(waiting)
             try:

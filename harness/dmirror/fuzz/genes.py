@@ -6,6 +6,7 @@ One can be left out and the others still make a valid scenario, so hypothesis sh
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -92,14 +93,30 @@ def random(source: Random) -> Genes:
     return regions, tuple(_gene(integer, weights.STEPS) for _ in range(count))
 
 
+_AT_ONCE = 8  # numbers: those of a gene
+
+
+def _drawn(draw: strategies.DrawFn) -> Integer:
+    """By hypothesis, which takes as long for one number as for some bytes. They shrink one by one."""
+    left: list[int] = []
+
+    def integer(low: int, high: int) -> int:
+        if not left:
+            data = draw(strategies.binary(min_size=2 * _AT_ONCE, max_size=2 * _AT_ONCE))
+            left.extend(reversed(struct.unpack(f">{_AT_ONCE}H", data)))
+        return low + left.pop() % (high - low + 1)
+
+    return integer
+
+
 @strategies.composite
 def _region_strategy(draw: strategies.DrawFn) -> RegionGene:
-    return _region(lambda low, high: draw(strategies.integers(low, high)))
+    return _region(_drawn(draw))
 
 
 @strategies.composite
 def _gene_strategy(draw: strategies.DrawFn) -> Gene:
-    return _gene(lambda low, high: draw(strategies.integers(low, high)), weights.STEPS)
+    return _gene(_drawn(draw), weights.STEPS)
 
 
 def strategy() -> strategies.SearchStrategy[Genes]:

@@ -40,10 +40,17 @@ def titled(seed: int, number: int, index: int) -> str:
     return f"seed {seed}, round {number}, scenario {index}"
 
 
-def scenarios(drawn: list[Genes], seed: int, number: int, rules: Rules) -> Iterator[tuple[Genes, tree.Scenario]]:
-    """A round's genes and the scenarios that they make on a kernel."""
+def scenarios(
+    drawn: list[Genes], seed: int, number: int, rules: Rules
+) -> Iterator[tuple[int, tuple[Genes, tree.Scenario]]]:
+    """A round's genes and the scenarios that they make on a kernel, with their places in it.
+
+    Those of no steps are left out, and are many: hypothesis likes what is simplest.
+    """
     for index, one in enumerate(drawn):
-        yield one, trees.scenario(one, rules, titled(seed, number, index))
+        scenario = trees.scenario(one, rules, titled(seed, number, index))
+        if scenario.items:
+            yield index, (one, scenario)
 
 
 def shrunk(seed: int, number: int, wanted: Genes, fails: Callable[[Genes], bool]) -> Genes:
