@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,12 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
             pte = space.ptes.get(place)
             own = pte is not None and pte.page is not None and pte.page.device == key[0]
             if "EPERM" in refused.names and not further and own:
-                _walk_past(machine, key, places[number + 1 :])
+                walk_past(machine, key, places[number + 1 :])
             return refused.names
     return frozenset([""])
 
 
-def _walk_past(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
+def walk_past(machine: Machine, key: tuple[str, str], places: Iterable[Place]) -> None:
     """A walk goes past a read-only page of its own device, and faults what follows; none of that is installed."""
     further = False
     for place in places:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, permutations
+from itertools import islice, permutations, product
 
 from dmirror.model import compare, faults, held, races
 from dmirror.model.allowed import Allowed
@@ -199,9 +199,9 @@ class _Judge:
         split = races.parts(self._worlds[0], par)
         many = races.count(split) > races.ORDERS
         for machine in self._worlds:
-            for order in () if many else races.orders(split):
+            for order, past in product(() if many else races.orders(split), races.ways(split)):
                 twin = machine.twin()
-                ends = races.run(twin, order)
+                ends = races.run(twin, order, past=past)
                 differs = [
                     text
                     for (column, index), allowed in ends.items()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import factorial, prod
 
+from dmirror.model import devices
 from dmirror.model.allowed import Allowed
 from dmirror.model.machine import Machine
 from dmirror.scenario import tree
@@ -73,18 +74,41 @@ def orders(columns: Sequence[Sequence[Part]]) -> Iterator[list[Part]]:
                 yield [column[0], *order]
 
 
-def run(machine: Machine, order: Sequence[Part]) -> dict[tuple[int, int], Allowed]:
-    """Carry one order out; how each step may have ended, by column and number."""
+def ways(columns: Sequence[Sequence[Part]]) -> tuple[bool, ...]:
+    """What to give run() for `past`, one after the other."""
+    writes = [
+        (column, index) for parts in columns for column, index, step in parts if isinstance(step, tree.DeviceWrite)
+    ]
+    return (False, True) if len(writes) > len(set(writes)) else (False,)
+
+
+def run(machine: Machine, order: Sequence[Part], *, past: bool = False) -> dict[tuple[int, int], Allowed]:
+    """Carry one order out; how each step may have ended, by column and number.
+
+    `past`: a device's write that is refused at a page has gone past it, and faulted its other pages.
+    """
     machine.state.racing = True
     ends: dict[tuple[int, int], Allowed] = {}
-    for column, index, step in order:
+    for number, (column, index, step) in enumerate(order):
         key = (column, index)
         before = ends.get(key)
         if before is not None and "" not in before.failed:
             continue  # it failed at an earlier page
-        ends[key] = _together(before, machine.do(step), step)
+        now = machine.do(step)
+        if past and isinstance(step, tree.DeviceWrite) and now.failed == {"EPERM"}:
+            places = [place for page in _rest(order[number + 1 :], key) for place in machine.places(page)]
+            devices.walk_past(machine, (step.device.name, step.device.process), places)
+        ends[key] = _together(before, now, step)
     machine.state.racing = False
     return ends
+
+
+def _rest(order: Sequence[Part], key: tuple[int, int]) -> Iterator[tree.Pages]:
+    """What a step accesses in these parts."""
+    for column, index, step in order:
+        if (column, index) == key:
+            assert isinstance(step, tree.DeviceWrite)
+            yield step.pages
 
 
 def _together(before: Allowed | None, now: Allowed, step: tree.Step) -> Allowed:

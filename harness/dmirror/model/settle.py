@@ -72,10 +72,11 @@ class _Settler:
         rounds, looks = [], []
         for _ in range(par.times):
             columns = [list(column) for column in races.parts(self._machine, par)]
+            past = self._source.choice(races.ways(columns))
             order = []
             while any(columns):
                 order.append(self._source.choice([column for column in columns if column]).pop(0))
-            ends = races.run(self._machine, order)
+            ends = races.run(self._machine, order, past=past)
             rounds.append(
                 tuple(
                     tuple(Done(self._outcome(None, ends[c, n])) for n in range(len(column)))
