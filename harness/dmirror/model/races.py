@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import factorial, prod
+from types import UnionType
 
 from dmirror.model import devices
 from dmirror.model.allowed import Allowed
@@ -54,12 +55,13 @@ def count(columns: Sequence[Sequence[Part]]) -> int:
 
 def walks(columns: Sequence[Sequence[Part]]) -> bool:
     """Whether a device accesses several pages: it walks all of them before it takes data, which no part here says."""
-    accesses = [(column, index) for parts in columns for column, index, step in parts if _of_device(step)]
-    return len(accesses) > len(set(accesses))
+    return _several(columns, tree.DeviceRead | tree.DeviceWrite)
 
 
-def _of_device(step: tree.Step) -> bool:
-    return isinstance(step, tree.DeviceRead | tree.DeviceWrite)
+def _several(columns: Sequence[Sequence[Part]], kind: type | UnionType) -> bool:
+    """Whether a step of that kind has several parts."""
+    keys = [(column, index) for parts in columns for column, index, step in parts if isinstance(step, kind)]
+    return len(keys) > len(set(keys))
 
 
 def orders(columns: Sequence[Sequence[Part]]) -> Iterator[list[Part]]:
@@ -76,10 +78,7 @@ def orders(columns: Sequence[Sequence[Part]]) -> Iterator[list[Part]]:
 
 def ways(columns: Sequence[Sequence[Part]]) -> tuple[bool, ...]:
     """What to give run() for `past`, one after the other."""
-    writes = [
-        (column, index) for parts in columns for column, index, step in parts if isinstance(step, tree.DeviceWrite)
-    ]
-    return (False, True) if len(writes) > len(set(writes)) else (False,)
+    return (False, True) if _several(columns, tree.DeviceWrite) else (False,)
 
 
 def run(machine: Machine, order: Sequence[Part], *, past: bool = False) -> dict[tuple[int, int], Allowed]:
