@@ -109,7 +109,7 @@ class KernelLog:
         elif late:
             hook.pytest_runtest_logreport(report=between(**late))
         for report in reports:
-            # The host wants none of them, and to send them takes an emulated processor as long as all the rest.
+            # The host wants none of them, and they are a third of what an emulated processor has to pack.
             report.keywords = {}
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
