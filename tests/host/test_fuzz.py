@@ -73,6 +73,7 @@ def test_a_round_is_the_same_each_time() -> None:
 def test_scenarios_have_steps_and_are_called_by_their_place_in_the_round() -> None:
     drawn = rounds.drawn(7, 3)
     made = dict(rounds.scenarios(drawn, 7, 3, NEWEST))
+    assert made == dict(rounds.scenarios(drawn, 7, 3, NEWEST))
     assert 0 < len(made) < len(drawn)
     for index, (gene, scenario) in made.items():
         assert gene == drawn[index]
