@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dmirror.model import faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
-from dmirror.model.state import RAM, File, Place
+from dmirror.model.state import RAM, Place, Vma
 from dmirror.scenario import tree
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     process, old, new = machine.process(step.actor), machine.places(step.pages), machine.places(step.to)
     space = machine.state.spaces[process]
     _mapped(machine, process, old[:1], "EFAULT")
-    kinds = {(vma.rights, id(vma.file)) if (vma := space.vmas.get(place)) else None for place in old}
+    kinds = {
+        (vma.rights, id(vma.file), vma.file and vma.index - place[1]) if (vma := space.vmas.get(place)) else None
+        for place in old
+    }
     if machine.rules.moves_several:
         # Where nothing is mapped, nothing is moved.
         mapped = [(at, to) for at, to in zip(old, new, strict=True) if at in space.vmas]
@@ -150,7 +153,7 @@ def _discard(machine: Machine, process: str, places: list[Place], advice: str) -
         elif advice == "remove":
             if vma.private:
                 raise Refused("EINVAL", "EACCES")
-            _punch(machine, vma.file, place)
+            _punch(machine, vma)
         else:
             _age(machine, process, place)
     if len(mapped) < len(places):
@@ -158,9 +161,9 @@ def _discard(machine: Machine, process: str, places: list[Place], advice: str) -
     return Allowed()
 
 
-def _punch(machine: Machine, file: File | None, place: Place) -> None:
+def _punch(machine: Machine, vma: Vma) -> None:
     """A page of a file is gone, for everybody who maps it."""
-    page = file.pages.pop(place[1], None) if file else None
+    page = vma.file.pages.pop(vma.index, None) if vma.file else None
     if page is not None:
         for process, there, _ in list(machine.state.users(page)):
             faults.invalidate(machine.state, process, [there])

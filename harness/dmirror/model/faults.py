@@ -201,19 +201,21 @@ def anonymous(space: Space, place: Place) -> None:
 def _populate_file(state: State, process: str, place: Place, vma: Vma, *, write: bool) -> Pte:
     space, file = state.spaces[process], vma.file
     assert file is not None
-    page = file.pages.get(place[1])
+    page = file.pages.get(vma.index)
     if page is None:
-        page = file.pages[place[1]] = Page(ZERO, file=True)
+        page = file.pages[vma.index] = Page(ZERO, file=True)
     if write and vma.private:
         anonymous(space, place)
         pte = space.ptes[place] = Pte(Page(page.values), True)
         return pte
     pte = space.ptes[place] = Pte(page, None if not vma.private and vma.rights == "read-write" else False)
+    if write:
+        return pte
     # Neighbours that are cached are mapped on the way (do_fault_around()).
-    for (region, number), other in space.vmas.items():
-        if region == place[0] and (region, number) not in space.ptes and number in file.pages and not write:
+    for there, other in space.vmas.items():
+        if there[0] == place[0] and there not in space.ptes and other.file is file and other.index in file.pages:
             allowed = None if not other.private and other.rights == "read-write" else False
-            space.ptes[(region, number)] = Pte(file.pages[number], allowed, maybe=True)
+            space.ptes[there] = Pte(file.pages[other.index], allowed, maybe=True)
     return pte
 
 

@@ -72,14 +72,15 @@ class Machine:
         """mmap(2) of places of a region, with a file of its own where it is one of a file."""
         file = File() if region.kind in ("shared", "memfd", "private file") else None
         private = region.kind not in ("shared", "memfd")
-        huge = region.huge and region.kind == "anonymous"
+        hugetlb = region.kind == "hugetlb"
+        huge = hugetlb or (region.huge and region.kind == "anonymous")
         space = self.state.spaces[process]
         vmas = space.vmas
         space.anon.discard(region.name)
         # It may become one mapping with a neighbour that has had anonymous pages.
         beside = any(vma.anon is not False for (name, _), vma in vmas.items() if name == region.name)
         for place in places:
-            vmas[place] = Vma(rights, private, file, huge or region.kind == "hugetlb", region.kind == "hugetlb")
+            vmas[place] = Vma(rights, private, file, place[1], huge, hugetlb)
             vmas[place].anon = None if beside and file is None else False
 
     # Steps

@@ -70,7 +70,7 @@ class Ptes(dict[Place, Pte]):
 
 @dataclass(slots=True)
 class Vma:
-    """What is mapped at one place: `rights` "read-write", "read-only" or "none"; `file`: its pages by number.
+    """What is mapped at one place: `rights` "read-write", "read-only" or "none"; `index`: which page of `file`.
 
     `private`: a store makes an anonymous page. `anon`: there was one here before, so fork copies (None: perhaps).
     """
@@ -78,6 +78,7 @@ class Vma:
     rights: str
     private: bool
     file: File | None = None
+    index: int = 0
     huge: bool = False
     hugetlb: bool = False
     locked: bool = False
@@ -185,7 +186,7 @@ class State:
             for place, entry in sorted(mirror.entries.items())
         ]
         files = [
-            (place, sorted((index, number(page)) for index, page in vma.file.pages.items()))
+            (place, vma.index, sorted((index, number(page)) for index, page in vma.file.pages.items()))
             for space in self.spaces.values()
             for place, vma in space.vmas.items()
             if vma.file is not None
