@@ -70,7 +70,7 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
         # What one walk of a page table goes over: at most a huge page of one mapping.
         moved = (vma.origin[0], vma.origin[1] - place[1]) if vma and vma.origin else None
         file = (id(vma.file), vma.index - place[1]) if vma and vma.file else None
-        kind = (vma.rights, file, vma.locked, vma.fork, moved) if vma else None
+        kind = (vma.rights, file, vma.locked, vma.apart, vma.fork, moved) if vma else None
         here = (place[0], place[1] // faults.HUGE, kind)
         table, further = here, further and here == table
         try:

@@ -138,7 +138,7 @@ class Machine:
         for place, vma in space.vmas.items():
             if vma.fork == "leave":
                 continue
-            twin.vmas[place] = replace(vma, locked=False)
+            twin.vmas[place] = replace(vma, locked=False, apart=2 * vma.apart + vma.locked)
             if vma.fork == "wipe":
                 twin.vmas[place].anon = False
                 continue

@@ -82,6 +82,8 @@ class Vma:
     huge: bool = False
     hugetlb: bool = False
     locked: bool = False
+    # What was locked in the parent, a bit for each fork: the copies of two mappings stay two, though none is locked.
+    apart: int = 0
     fork: str = "copy"  # "wipe", "leave": what MADV_WIPEONFORK, MADV_DONTFORK say
     anon: bool | None = False
     # Where it was when it got its pages, if it was moved since: no neighbour is one with it.
