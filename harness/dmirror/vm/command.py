@@ -80,6 +80,9 @@ def virtme_run_command(
     if emulated:
         command.append("--disable-kvm")
         options += ["-accel", "tcg,thread=multi"]
+        # Who is told of fast string instructions copies by the byte, and each of them is emulated alone: a read() of
+        # cached pages takes five times as long.
+        options += ["-cpu", "max,-erms"]
         # The watchdog of clock sources takes an emulator's pauses for a broken clock.
         kernel.append("tsc=reliable")
         # A guest that measures its clock believes the PIT, even where the HPET contradicts. When a busy host stops
