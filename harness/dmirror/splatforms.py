@@ -3,6 +3,8 @@
 
 Sources: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c, mm/kasan/report.c, kernel/kcsan/report.c, lib/ubsan.c,
 kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog.c, mm/slub.c, mm/oom_kill.c.
+
+Regular expressions are text, which re compiles when it meets it first, and keeps: what no guest sees costs nothing.
 """
 
 from __future__ import annotations
@@ -17,31 +19,31 @@ class Form(NamedTuple):
     """How one sort of complaint is written."""
 
     kind: str
-    begins: re.Pattern[str]
-    ends: re.Pattern[str] | None = None  # its last line; None: it is one line
+    begins: str
+    ends: str | None = None  # its last line; None: it is one line
     alone: bool = True  # begins a complaint also within another one's text, to which it cannot belong
-    goes_on: re.Pattern[str] | None = None  # what still belongs to it after its end
+    goes_on: str | None = None  # what still belongs to it after its end
     warns: bool = False  # a WARNING belongs to its text
     leads_to: str = ""  # if a complaint of this kind follows, it is that one's beginning
 
 
-_TRACE = re.compile(r"---\[ end (trace|Kernel panic)")
-STACK = re.compile(r"^ *</TASK>|---\[ end trace")
-RULE = re.compile(r"^={20,}$")
-PANICKED = re.compile(r"---\[ end Kernel panic")
-_DUMPED = re.compile(r"page dumped because")
-_KILLED = re.compile(r"[Oo]ut of memory.*: Kill(ed)? process|no killable processes")
+_TRACE = r"---\[ end (trace|Kernel panic)"
+STACK = r"^ *</TASK>|---\[ end trace"
+RULE = r"^={20,}$"
+PANICKED = r"---\[ end Kernel panic"
+_DUMPED = r"page dumped because"
+_KILLED = r"[Oo]ut of memory.*: Kill(ed)? process|no killable processes"
 # Registers again, stacks of other processors, repairs, locks.
-_REGISTERS = re.compile(r"^(RIP|RSP|Code|CS|FS|GS|CR2|DR\d|R[A-Z0-9]{2}): |^note: .* exited with|^Modules linked in:")
-OTHERS = re.compile(r"^Sending NMI|^\s*$|^Showing all locks held|^INFO: task .* blocked on ")
-_REPAIRS = re.compile(r"^FIX |^---\[ end trace|^irq event stamp|^(hard|soft)irqs last ")
-_LOCKS = re.compile(r"^\s*#\d+: |^-{5,}$|^\d+\.\d+\.\d+\S* #|leaving the kernel|locks? held by")
-_INDENTED = re.compile(r"^\s+\S")
-_REAPED = re.compile(r"^oom_reaper: ")
+_REGISTERS = r"^(RIP|RSP|Code|CS|FS|GS|CR2|DR\d|R[A-Z0-9]{2}): |^note: .* exited with|^Modules linked in:"
+OTHERS = r"^Sending NMI|^\s*$|^Showing all locks held|^INFO: task .* blocked on "
+_REPAIRS = r"^FIX |^---\[ end trace|^irq event stamp|^(hard|soft)irqs last "
+_LOCKS = r"^\s*#\d+: |^-{5,}$|^\d+\.\d+\.\d+\S* #|leaving the kernel|locks? held by"
+_INDENTED = r"^\s+\S"
+_REAPED = r"^oom_reaper: "
 
 
 def _forms(kind: str, *begins: str, **how: Any) -> tuple[Form, ...]:
-    return tuple(Form(kind, re.compile(text), **how) for text in begins)
+    return tuple(Form(kind, text, **how) for text in begins)
 
 
 (CUT,) = _forms("WARNING", r"-+\[ cut here \]-+", ends=_TRACE)
@@ -132,42 +134,42 @@ _FINER = (
 # The kernel's own lines have at most 1,024 characters (LOG_LINE_MAX).
 WIDEST = 1100
 # What follows the lines in which a complaint says what it is about.
-_DETAILS = re.compile(r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RIP: ")
+_DETAILS = r"Modules linked in:|CPU: \d|Call Trace:|Hardware name:|RIP: "
 
-_SITE = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?(\S+:\d+) (?:at )?([^\s+]+)\+0x")
-_FUNCTION = re.compile(r"^(?:RIP: [0-9a-f]+:|pc : )([^\s+]+\+0x\S+)")
-_BY_KASAN = re.compile(r"KASAN: (\S+) in range \S+")
-_NUMBERED = re.compile(r": [0-9a-f]{4,16} \[#\d+\].*")
-_USAGE = re.compile(r"^(\S+:\d+) .*usage!")
-_OVERWRITTEN = re.compile(r"^\[(.* overwritten)\] 0x")
-_SIZE = re.compile(r" \(size \d+\)")
+_SITE = r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?(\S+:\d+) (?:at )?([^\s+]+)\+0x"
+_FUNCTION = r"^(?:RIP: [0-9a-f]+:|pc : )([^\s+]+\+0x\S+)"
+_BY_KASAN = r"KASAN: (\S+) in range \S+"
+_NUMBERED = r": [0-9a-f]{4,16} \[#\d+\].*"
+_USAGE = r"^(\S+:\d+) .*usage!"
+_OVERWRITTEN = r"^\[(.* overwritten)\] 0x"
+_SIZE = r" \(size \d+\)"
 # Of a backtrace the first function that does not allocate for others.
-_OWNER = re.compile(r"^ +(?:\[<\w+>\] )?((?!\S*(?:alloc|kmem_cache|kmemdup|kstrdup))\S+\+0x\S+)")
-_SLAB = re.compile(r"^BUG (\S+) \(.*?\): ")
-_WHY_DUMPED = re.compile(r"^page dumped because: (.*)")
-_KILLED_OR_NONE = re.compile(r"(Memory cgroup out|Out) of memory.*")
+_OWNER = r"^ +(?:\[<\w+>\] )?((?!\S*(?:alloc|kmem_cache|kmemdup|kstrdup))\S+\+0x\S+)"
+_SLAB = r"^BUG (\S+) \(.*?\): "
+_WHY_DUMPED = r"^page dumped because: (.*)"
+_KILLED_OR_NONE = r"(Memory cgroup out|Out) of memory.*"
 
 
 def form(line: str) -> Form | None:
     """The form that a line begins, or names within one that has begun. No more than WIDEST characters of it."""
     if not any(word in line for word in _WORDS):
         return None
-    return next((each for each in FORMS if each.begins.search(line)), None)
+    return next((each for each in FORMS if re.search(each.begins, line)), None)
 
 
 def head(lines: Iterable[str]) -> list[str]:
     """The lines before registers and stacks."""
-    return [*takewhile(lambda line: not _DETAILS.match(line), lines)]
+    return [*takewhile(lambda line: not re.match(_DETAILS, line), lines)]
 
 
 def said(lines: tuple[str, ...], name: int, kind: str) -> tuple[str, str]:
     """Kind and title of a complaint that has been found to be of a kind by the line `name`; -1 if by none."""
     lines = tuple(line[:WIDEST] for line in lines)
     if name < 0:
-        name = next((at for at, line in enumerate(lines) if not CUT.begins.search(line)), 0)
+        name = next((at for at, line in enumerate(lines) if not re.search(CUT.begins, line)), 0)
     if kind in ("WARNING", "BUG"):
         kind, finer = next(
-            ((each.kind, line) for each in _FINER for line in head(lines) if each.begins.search(line)), (kind, "")
+            ((each.kind, line) for each in _FINER for line in head(lines) if re.search(each.begins, line)), (kind, "")
         )
         if finer:
             return kind, _plain(finer)
@@ -186,12 +188,12 @@ def said(lines: tuple[str, ...], name: int, kind: str) -> tuple[str, str]:
 
 def _warning(name: int, lines: tuple[str, ...]) -> str:
     line = lines[name].strip()
-    site = _SITE.search(line)
+    site = re.search(_SITE, line)
     if site is None:
         return line
     # WARN()'s own words stand right before its place, in older kernels right after.
     after = head(lines[name + 1 : name + 2])
-    words = [word.strip() for word in (*lines[max(name - 1, 0) : name], *after) if not CUT.begins.search(word)]
+    words = [word.strip() for word in (*lines[max(name - 1, 0) : name], *after) if not re.search(CUT.begins, word)]
     shown = _first(_WHY_DUMPED, lines[:name])
     words = [word for word in (*words, shown.group() if shown else "") if word]
     return _local(f"WARNING: {site.group(1)} at {site.group(2)}") + (f": {words[0]}" if words else "")
@@ -202,7 +204,7 @@ def _as_it_is(title: str, lines: tuple[str, ...]) -> str:
 
 
 def _crash(title: str, lines: tuple[str, ...]) -> str:
-    return _NUMBERED.sub("", title).removeprefix("Oops: ")
+    return re.sub(_NUMBERED, "", title).removeprefix("Oops: ")
 
 
 def _lockdep(title: str, lines: tuple[str, ...]) -> str:
@@ -253,8 +255,8 @@ _DETAILED = {
 _HAS_PLACE = ("oops", "GPF", "BUG", "stack overflow", "soft lockup", "RCU stall")
 
 
-def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | None:
-    return next((found for found in map(pattern.search, lines) if found), None)
+def _first(pattern: str, lines: Iterable[str]) -> re.Match[str] | None:
+    return next((found for found in map(re.compile(pattern).search, lines) if found), None)
 
 
 def _plain(line: str) -> str:

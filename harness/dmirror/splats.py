@@ -82,15 +82,15 @@ class Splat:
 _LONGEST = 250
 _MOST_AT_ONCE = 8
 
-_BACKTRACE = re.compile(r"^NMI backtrace for (?!.*skipped)")
+_BACKTRACE = r"^NMI backtrace for (?!.*skipped)"
 # A panic for these reasons is the end of the complaint before it.
-_CONSEQUENCE = re.compile(
+_CONSEQUENCE = (
     r"not syncing: (Fatal exception|Fatal hardware|.*panic_on_|hung_task:|softlockup:|RCU Stall|kernel stack overflow"
     r"|System is deadlocked on memory|Out of memory|Attempted to kill init|Hard LOCKUP)"
 )
 
 # What has file and function: a complaint has one such line.
-_PLACES = {"WARNING": re.compile(r"WARNING: .*\+0x"), "BUG": re.compile(r"kernel BUG at")}
+_PLACES = {"WARNING": r"WARNING: .*\+0x", "BUG": r"kernel BUG at"}
 
 _PREFIX = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *([TC]\d+)[^\]]*\])? ?|^<\d+>(?:\[ *([TC]\d+)\] ?)?")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -173,7 +173,7 @@ class _Text:
     """A complaint while it is read."""
 
     form: Form
-    ends: re.Pattern[str] | None
+    ends: str | None
     lines: list[str]
     name: int  # of these the one that says what it is
     placed: bool  # its line with file and function has been seen, or there is none
@@ -216,9 +216,9 @@ class _Reader:
             group.live = _goes_on(group, form, short)
         if group is not None and group.live:
             self._within(group, form, line, short)
-        elif form is PANIC and _CONSEQUENCE.search(short) and (earlier := group or self._newest):
+        elif form is PANIC and re.search(_CONSEQUENCE, short) and (earlier := group or self._newest):
             self._again(earlier, PANICKED, line, short, caller)
-        elif _BACKTRACE.search(short) and self._newest and self._newest.texts[-1].form.goes_on is OTHERS:
+        elif re.search(_BACKTRACE, short) and self._newest and self._newest.texts[-1].form.goes_on == OTHERS:
             self._again(self._newest, STACK, line, short, caller)
         elif form is not None:
             self._newest = self._groups[caller] = _Group([])
@@ -226,7 +226,7 @@ class _Reader:
             self._append(self._newest, line, short)
         self._before[caller] = line
 
-    def _again(self, group: _Group, ends: re.Pattern[str], line: str, short: str, caller: str) -> None:
+    def _again(self, group: _Group, ends: str, line: str, short: str, caller: str) -> None:
         group.live = True
         group.texts[-1].ends, group.texts[-1].over = ends, False
         self._groups[caller] = group
@@ -235,7 +235,7 @@ class _Reader:
     def _begin(self, group: _Group, form: Form, before: str) -> None:
         for text in group.texts:
             text.own = len(text.lines) if text.own is None else text.own
-        lines = [before] if RULE.search(before) else []
+        lines = [before] if re.search(RULE, before) else []
         placed = form is not CUT and not form.warns and (form.alone or form.kind in _PLACES)
         text = _Text(form, form.ends, lines, -1 if form is CUT else len(lines), placed)
         text.over = form.ends is None
@@ -247,7 +247,7 @@ class _Reader:
         unnamed = next((text for text in group.texts if text.name < 0), None)
         if form is None:
             pass
-        elif form is PANIC and _CONSEQUENCE.search(short):
+        elif form is PANIC and re.search(_CONSEQUENCE, short):
             newest.ends, newest.over = form.ends, False
         elif form.alone and form.kind == newest.form.leads_to:
             newest.form, newest.ends, newest.over = form, form.ends, False
@@ -255,7 +255,7 @@ class _Reader:
             newest.placed = not form.warns and form is not CUT
         elif _is_words_of(newest, form):
             newest.ends, newest.over, newest.placed = form.ends, False, True
-        elif form.kind in _PLACES and _PLACES[form.kind].search(short):
+        elif form.kind in _PLACES and re.search(_PLACES[form.kind], short):
             unplaced = next((text for text in group.texts if not text.placed), None)
             if unplaced is None:
                 self._begin(group, form, newest.lines[-1])
@@ -273,7 +273,9 @@ class _Reader:
     def _append(self, group: _Group, line: str, short: str) -> None:
         for text in group.texts:
             text.lines.append(line)
-        ended = next((text for text in group.texts if not text.over and text.ends and text.ends.search(short)), None)
+        ended = next(
+            (text for text in group.texts if not text.over and text.ends and re.search(text.ends, short)), None
+        )
         if ended is not None:
             ended.over = True
 
@@ -288,7 +290,7 @@ def _goes_on(group: _Group, form: Form | None, short: str) -> bool:
         return form.kind == newest.form.leads_to
     if form is not None and _is_words_of(newest, form):
         return True
-    return newest.form.goes_on is not None and newest.form.goes_on.search(short) is not None
+    return newest.form.goes_on is not None and re.search(newest.form.goes_on, short) is not None
 
 
 def _is_words_of(text: _Text, form: Form) -> bool:
