@@ -14,6 +14,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from dmirror import contracts, figures, mails, matrix, results, series, trial
 from dmirror.errors import CannotRun, Untestable
@@ -157,37 +158,34 @@ def _run(args: argparse.Namespace) -> int:
     return _in_guest(args, _prepare(args), [sys.executable, *words])
 
 
-def _pytest(args: argparse.Namespace, *arguments: str) -> int:
+def _pytest(args: argparse.Namespace, *arguments: str) -> list[str]:
+    """The command of a session."""
     selection = ["-k", args.expression] if args.expression else []
-    command = [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
-    return _wait_for(command)
+    return [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
 
 
-def _wait_for(command: list[str]) -> int:
-    """Run a command to its end, which it comes to by itself after Ctrl-C or SIGTERM: it has results to write."""
+def _wait_for(command: list[str], beside: subprocess.Popen[bytes] | None = None) -> int:
+    """Run a command to its end, which it comes to by itself after Ctrl-C or SIGTERM: it has results to write. Another
+    one, which runs already, is told the same."""
     process = subprocess.Popen(command, cwd=ROOT)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    processes = [process, beside] if beside else [process]
+
+    def tell(number: int, _: object = None) -> None:
+        for one in processes:
+            one.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, tell)
     try:
-        return process.wait()
+        status, *_ = [one.wait() for one in processes]
+        return status
     except KeyboardInterrupt:
         if not os.isatty(0):  # a terminal has told all of its processes
-            process.send_signal(signal.SIGINT)
-        process.wait()
+            tell(signal.SIGINT)
+        for one in processes:
+            one.wait()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _choosing(args: argparse.Namespace) -> subprocess.Popen[str]:
-    """Lists the device tests of the expression."""
-    command = [sys.executable, "-m", "pytest", *GUEST_TESTS, "--collect-only", "-q", "-k", args.expression or ""]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def _chosen(choosing: subprocess.Popen[str]) -> list[str]:
-    """What was listed, by file and function: what is repeated is multiplied before it is chosen."""
-    listed = choosing.communicate()[0].splitlines()
-    return list(dict.fromkeys(line.partition("[")[0] for line in listed if "::" in line)) or [*GUEST_TESTS]
 
 
 def _guest_options(args: argparse.Namespace) -> list[str]:
@@ -201,10 +199,6 @@ def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
-    choosing = _choosing(args) if args.expression or args.times is not None else None
-    host = 0 if args.bisect else _pytest(args, "tests/host")
-    if host not in (0, 1, trial.NO_TESTS):
-        return 2
     options = _guest_options(args)
     if args.kdir is None and args.kbuild is None:
         options.append(f"--dmirror-kernel={args.kernel or _default_kernel()}")
@@ -213,23 +207,32 @@ def _test(args: argparse.Namespace) -> int:
         options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
     given = {"torture": args.torture, "seed": args.seed}
     options += [f"--dmirror-{name}={value}" for name, value in given.items() if value is not None]
-    # To collect takes a guest many times as long: it is given the files in which there is a test that is wanted.
-    tests = [*GUEST_TESTS]
-    if choosing is not None:
-        chosen = _chosen(choosing)
-        tests = chosen if args.times is not None else list(dict.fromkeys(test.partition("::")[0] for test in chosen))
     if args.random is not None:
         options += ["--random-order-bucket=global", f"--random-order-seed={args.random}"]
     if args.times is not None:
         options.append(f"--count={args.times}")
     if args.bisect:
-        return _bisect(args, kernel, [*tests, *options])
-    device = _pytest(args, *tests, *options)
-    if device not in (0, 1, trial.NO_TESTS):
+        return _bisect(args, kernel, options)
+    host, device = _sessions(args, _pytest(args, "tests/host"), _pytest(args, *GUEST_TESTS, *options))
+    if not {host, device} <= {0, 1, trial.NO_TESTS}:
         return 2
     if host == device == trial.NO_TESTS:
         raise CannotRun(f"no test matches {args.expression!r}", "make test T= takes an expression of pytest -k")
     return 1 if 1 in (host, device) else 0
+
+
+def _sessions(args: argparse.Namespace, host: list[str], device: list[str]) -> tuple[int, int]:
+    """The statuses of the two sessions: of all tests one after the other; of a part, in which the host's are few or
+    none, side by side."""
+    if not args.expression:
+        status = _wait_for(host)
+        return status, _wait_for(device) if status in (0, 1) else status
+    with TemporaryFile() as said, subprocess.Popen(host, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT) as session:
+        status = _wait_for(device, beside=session)
+        if session.returncode != trial.NO_TESTS:
+            said.seek(0)
+            print(said.read().decode(errors="replace"), end="", flush=True)
+    return session.returncode, status
 
 
 def _bisect(args: argparse.Namespace, kernel: Kernel, arguments: list[str]) -> int:

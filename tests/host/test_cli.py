@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import pytest
 
 from dmirror import cli
-from dmirror.cli import _choosing, _chosen, main
+from dmirror.cli import _sessions, main
 from dmirror.errors import Untestable
 from dmirror.results import Verdict
 
@@ -110,9 +111,21 @@ def test_a_series_that_cannot_be_tried(
     assert says in errors.splitlines()[-1]
 
 
-def test_what_is_repeated_is_chosen_by_file_and_function() -> None:
-    chosen = _chosen(_choosing(argparse.Namespace(expression="Z-02 and hole")))
-    assert chosen
-    assert {test.split("/")[1] for test in chosen} == {"device", "scenarios"}
-    assert all("::" in test and "[" not in test for test in chosen)
-    assert _chosen(_choosing(argparse.Namespace(expression="no_such_test"))) == ["tests/device", "tests/scenarios"]
+@pytest.mark.parametrize(
+    ("expression", "host", "statuses", "says"),
+    [
+        (None, 0, (0, 1), "host\nguest\n"),
+        (None, 2, (2, 2), "host\n"),
+        ("part", 1, (1, 1), "guest\nhost\n"),
+        ("part", 5, (5, 1), "guest\n"),
+    ],
+)
+def test_of_a_part_the_sessions_run_side_by_side(
+    expression: str | None, host: int, statuses: tuple[int, int], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = argparse.Namespace(expression=expression)
+    commands = [
+        [sys.executable, "-c", f"print({name!r}); exit({status})"] for name, status in (("host", host), ("guest", 1))
+    ]
+    assert _sessions(args, *commands) == statuses
+    assert capfd.readouterr().out == says

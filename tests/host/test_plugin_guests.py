@@ -84,6 +84,17 @@ def test_a_test_is_found_by_its_contract(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("-k", "Z-02", "--count=3").assert_outcomes(passed=3, deselected=3)
 
 
+def test_what_guests_collect_is_chosen_by_file_and_function(pytester: pytest.Pytester) -> None:
+    one = "import pytest\n@pytest.mark.parametrize('n', [1, 2])\ndef test_one(n): pass\ndef test_two(): pass"
+    pytester.makepyfile(test_first=one, test_second="class TestOf:\n def test_one(self): pass", test_third="x = 1")
+    for expression, tests in (
+        ("one", ["test_first.py::test_one", "test_second.py::TestOf::test_one"]),
+        ("three", []),
+    ):
+        config = pytester.parseconfig("-v", "-k", expression, "--count=3")
+        assert guests._Chosen(config).tests == tests
+
+
 def test_a_run_goes_on_with_the_build_that_it_began_with(tmp_path: Path) -> None:
     kernel = Kernel("7.3.4", "7.3.4", "7.3", "default", tmp_path, tmp_path, tmp_path / "bzImage", "aa", "bb", "cc")
     began = guests._record(tmp_path, kernel, "dmirror", "tcg")

@@ -24,11 +24,11 @@ import pytest
 from dmirror import journal
 from dmirror.errors import CannotRun
 from dmirror.journal import Subject
-from dmirror.kernel import Kernel, driver_module, prepare
+from dmirror.kernel import Kernel, driver_module, make, prepare
 from dmirror.paths import ROOT
 from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
-from dmirror.plugin.options import LEFT_OUT
+from dmirror.plugin.options import CHOSEN, LEFT_OUT
 from dmirror.plugin.record import Recorder
 from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between
 from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
@@ -75,7 +75,9 @@ def configure(config: pytest.Config) -> None:
         chosen = accelerator.choose(spec.image)
         python_image()
         uapi.ensure()
-        _warm(config)
+        chosen_tests = _Chosen(config) if config.option.keyword or config.option.markexpr else None
+        if chosen_tests is None:
+            _warm(config)
         record = _record(run, kernel, option.dmirror_driver, chosen.name)
         (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
         (run / DESCRIPTION).write_text(spec.to_json())
@@ -100,7 +102,7 @@ def configure(config: pytest.Config) -> None:
         str(chosen),
         f"guests: {len(hosts)}{_where(hosts)}, {spec.cpus} CPUs and {spec.memory_mib} MiB each, consoles in {run}",
     ]
-    config.pluginmanager.register(Guests(config, run, header, kernel.slowdown), "dmirror-guests")
+    config.pluginmanager.register(Guests(config, run, header, kernel.slowdown, chosen_tests), "dmirror-guests")
     # First the text of a report is complete, then it is recorded.
     config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
     config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
@@ -167,6 +169,30 @@ def _paths(config: pytest.Config) -> list[Path]:
     return sorted({config.rootpath, *folders})
 
 
+def _collecting(config: pytest.Config, *more: str) -> list[str]:
+    """The command that lists the tests of this session, one a line."""
+    arguments = map(os.fspath, config.invocation_params.args)
+    options = ["--collect-only", "--verbosity=-1", "-p", "no:cacheprovider"]
+    return [*make.bound_to_us(), sys.executable, "-m", "pytest", *arguments, *options, *more]
+
+
+class _Chosen:
+    """The tests of an expression, by file and function. To collect all of a file takes a guest many times as long, and
+    what is repeated is multiplied before it is chosen. Listed here, while the guests boot."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        quiet = subprocess.DEVNULL
+        self._listing = subprocess.Popen(
+            _collecting(config, "--count=1"), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, text=True
+        )
+
+    @functools.cached_property
+    def tests(self) -> list[str]:
+        """None: it is for the guest to say what is wrong."""
+        lines = self._listing.communicate()[0].splitlines()
+        return list(dict.fromkeys(line.partition("[")[0] for line in lines if "::" in line))
+
+
 def _warm(config: pytest.Config) -> None:
     """Compiles here what every guest would otherwise compile for itself, ten times as slowly."""
     if sys.dont_write_bytecode:
@@ -177,10 +203,8 @@ def _warm(config: pytest.Config) -> None:
         for test in (*folder.glob("test_*.py"), *folder.glob("*/test_*.py")):
             compiled = test.parent / "__pycache__" / f"{test.stem}.{tag}.pyc"
             if not compiled.exists() or compiled.stat().st_mtime < test.stat().st_mtime:
-                arguments = [*config.invocation_params.args, "--collect-only", "-q", "-p", "no:cacheprovider"]
-                command = [sys.executable, "-m", "pytest", *map(os.fspath, arguments)]
                 quiet = subprocess.DEVNULL
-                subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+                subprocess.run(_collecting(config), stdin=quiet, stdout=quiet, stderr=quiet, check=False)
                 return
 
 
@@ -212,10 +236,13 @@ class _Guest:
 class Guests:
     """Watches xdist's workers."""
 
-    def __init__(self, config: pytest.Config, run: Path, header: list[str], slowdown: float) -> None:
+    def __init__(
+        self, config: pytest.Config, run: Path, header: list[str], slowdown: float, chosen: _Chosen | None
+    ) -> None:
         self._config = config
         self._run = run
         self._header = header
+        self._chosen = chosen
         self._limit_s = config.option.dmirror_limit * slowdown
         self._silence_s = SILENCE_S * slowdown
         self._guests: dict[str, _Guest] = {}
@@ -263,6 +290,8 @@ class Guests:
         guest = _Guest(node, run_dir(self._run, pid), pid)
         self._allow(guest, 2 * self._limit_s)
         self._guests[node.gateway.id] = guest
+        if self._chosen:
+            node.workerinput[CHOSEN] = [os.fspath(self._config.rootpath / test) for test in self._chosen.tests]
         pass_on = node.putevent
 
         # The hooks for starts and ends of tests come without the node, and only when the main thread gets

@@ -16,6 +16,8 @@ from dmirror.vm.spec import MEMORY_MIB
 DEVICE = Path("/dev/hmm_dmirror0")
 LEFT_OUT = "left-out.json"
 """In a run's folder: the tests that had a verdict when the run went on."""
+CHOSEN = "dmirror-chosen"
+"""What workers are told: the tests to collect, by file and function."""
 DRIVERS = ("dmirror", "test_hmm", "none")
 
 _HOST_TESTS = ROOT / "tests" / "host"
@@ -126,9 +128,11 @@ def is_device_test(item: pytest.Item) -> bool:
 
 
 def prepare_worker(config: pytest.Config) -> None:
-    """A guest's /tmp is its own: the base folder that xdist names stands in the host's."""
+    """A guest's /tmp is its own: the base folder that xdist names stands in the host's. It need not look for tests that
+    the host has found."""
     if hasattr(config, "workerinput"):
         config.option.basetemp = None
+        config.args = config.workerinput.get(CHOSEN) or config.args
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
