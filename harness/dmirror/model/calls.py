@@ -57,6 +57,7 @@ def _mprotect(machine: Machine, step: tree.Call) -> Allowed:
     assert step.rights is not None
     process, places = machine.process(step.actor), machine.places(step.pages)
     space = machine.state.spaces[process]
+    space.cut(places)
     for number, place in enumerate(places):  # as far as there are mappings
         if place not in space.vmas:
             protect(machine, process, places[:number], step.rights)
@@ -102,9 +103,11 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
     space.anon.discard(new[0][0])
+    space.cut(new)
     for before, place, (vma, pte) in zip(old, new, moved, strict=True):
         if vma.anon is not False:
             vma.origin = vma.origin or before
+            space.moved.add(place)
         elif any(other.anon is not False for (name, _), other in space.vmas.items() if name == place[0]):
             vma.anon = None  # it may become one mapping with a neighbour that has had anonymous pages
         space.vmas[place] = vma
@@ -122,6 +125,7 @@ def _advise(machine: Machine, step: tree.Call) -> Allowed:
         case "populate_read" | "populate_write":
             return _populate(machine, process, places, write=step.advice == "populate_write")
     _mapped(machine, process, places)
+    space.cut(places)
     match step.advice:
         case "dontfork" | "dofork" | "wipeonfork" | "keeponfork":
             what = {"dontfork": "leave", "wipeonfork": "wipe"}.get(step.advice, "copy")
@@ -239,6 +243,7 @@ def _unlock(machine: Machine, step: tree.Call) -> Allowed:
 
 def _set_locked(machine: Machine, process: str, places: list[Place], *, locked: bool) -> None:
     """Up to the first that is not mapped: those before it are as they were told."""
+    machine.state.spaces[process].cut(places)
     for place in places:
         _mapped(machine, process, [place])
         machine.state.spaces[process].vmas[place].locked = locked

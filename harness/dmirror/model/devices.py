@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dmirror.model import faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
-from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place
+from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place, Space
 from dmirror.scenario import tree
 
 if TYPE_CHECKING:
@@ -64,42 +64,75 @@ def access(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> Allowe
 def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place], *, write: bool) -> frozenset[str]:
     """A device fault goes to the end of the call, up to the first page that cannot be had."""
     space = machine.state.spaces[key[1]]
-    table, further = None, False
+    further: bool | None = False
     for number, place in enumerate(places):
-        vma = space.vmas.get(place)
-        # What one walk of a page table goes over: at most a huge page of one mapping.
-        moved = (vma.origin[0], vma.origin[1] - place[1]) if vma and vma.origin else None
-        file = (id(vma.file), vma.index - place[1]) if vma and vma.file else None
-        kind = (vma.rights, file, vma.locked, vma.apart, vma.fork, moved) if vma else None
-        here = (place[0], place[1] // faults.HUGE, kind)
-        table, further = here, further and here == table
+        if number:
+            further = _goes_on(space, places[number - 1], place, further)
+        if further is None and _own(space, key, place):
+            _perhaps_back(machine, key, place)
         try:
             try:
-                further = faults.device_fault(machine.state, key, place, write=write, further=further)
+                faulted = faults.device_fault(machine.state, key, place, write=write, further=bool(further))
             except faults.Injected:
                 if len(places) == 1:
                     raise
                 # It tries page by page then, and the failure has been.
-                further = faults.device_fault(machine.state, key, place, write=write, further=further)
+                faulted = faults.device_fault(machine.state, key, place, write=write, further=bool(further))
         except faults.Injected:
             return frozenset(["EFAULT"])
         except Refused as refused:
-            pte = space.ptes.get(place)
-            own = pte is not None and pte.page is not None and pte.page.device == key[0]
-            if "EPERM" in refused.names and not further and own:
-                walk_past(machine, key, places[number + 1 :])
+            if "EPERM" in refused.names and not further and _own(space, key, place):
+                walk_past(machine, key, places[number:])
             return refused.names
+        further = faulted or further
     return frozenset([""])
 
 
-def walk_past(machine: Machine, key: tuple[str, str], places: Iterable[Place]) -> None:
-    """A walk goes past a read-only page of its own device, and faults what follows; none of that is installed."""
-    further = False
-    for place in places:
+def walk_past(machine: Machine, key: tuple[str, str], places: Sequence[Place]) -> None:
+    """A walk goes past read-only pages of its own device, and faults what follows; none of that is installed."""
+    space = machine.state.spaces[key[1]]
+    further: bool | None = False
+    for number, place in enumerate(places):
+        if number:
+            further = _goes_on(space, places[number - 1], place, further)
+        if further is not True and _own(space, key, place):
+            if further is None:
+                _perhaps_back(machine, key, place)
+            continue
         try:
-            further = faults.walk_fault(machine.state, key, place, write=True, further=further)
+            further = faults.walk_fault(machine.state, key, place, write=True, further=bool(further)) or further
         except Refused:
             return
+
+
+def _goes_on(space: Space, before: Place, place: Place, further: bool | None) -> bool | None:
+    """What `further` is at the next place, None: perhaps. One walk goes to the end of a page table, or of a mapping."""
+    if further is False or _table(space, before) != _table(space, place):
+        return False
+    return None if place in space.cuts else further
+
+
+def _table(space: Space, place: Place) -> object:
+    """What one walk of a page table goes over: at most a huge page of one mapping."""
+    vma = space.vmas.get(place)
+    if vma is None:
+        return None
+    moved = (vma.origin[0], vma.origin[1] - place[1]) if vma.origin else None
+    file = (id(vma.file), vma.index - place[1]) if vma.file else None
+    return (place[0], place[1] // faults.HUGE, vma.rights, file, vma.locked, vma.fork, moved)
+
+
+def _own(space: Space, key: tuple[str, str], place: Place) -> bool:
+    pte = space.ptes.get(place)
+    return pte is not None and pte.page is not None and pte.page.device == key[0]
+
+
+def _perhaps_back(machine: Machine, key: tuple[str, str], place: Place) -> None:
+    """A page of its own comes back, if the walk is still the one that has faulted."""
+    page = machine.state.spaces[key[1]].ptes[place].page
+    if page is not None and key[0] not in faults.COHERENT:
+        faults.loosen_kin(machine.state, page)
+        page.at |= RAM
 
 
 def peek(machine: Machine, step: tree.Peek) -> Allowed:

@@ -73,10 +73,19 @@ def loosen(state: State, process: str, places: Iterable[Place]) -> None:
 
 
 def loosen_kin(state: State, page: Page) -> None:
-    """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now."""
-    for kin in state.spaces:
+    """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now, or who
+    never had it: a copy is looked for wherever its origin is mapped."""
+    origins = page.places | {
+        origin for process, place, _ in state.users(page) if (origin := _origin(state, process, place))
+    }
+    for kin, space in state.spaces.items():
         # Wherever it was: a mapping that was moved has it at another place than its kin.
-        loosen(state, kin, page.places)
+        loosen(state, kin, page.places | {place for place in space.moved if _origin(state, kin, place) in origins})
+
+
+def _origin(state: State, process: str, place: Place) -> Place | None:
+    vma = state.spaces[process].vmas.get(place)
+    return vma.origin if vma else None
 
 
 def _left(state: State, page: Page, device: str) -> None:

@@ -77,6 +77,7 @@ class Machine:
         space = self.state.spaces[process]
         vmas = space.vmas
         space.anon.discard(region.name)
+        space.cut(places)
         # It may become one mapping with a neighbour that has had anonymous pages.
         beside = any(vma.anon is not False for (name, _), vma in vmas.items() if name == region.name)
         for place in places:
@@ -133,12 +134,12 @@ class Machine:
         """copy_page_range(), mapping by mapping; the mirrors of the child are open from then on."""
         state = self.state
         space = state.spaces[parent]
-        twin = state.spaces[child] = Space()
+        twin = state.spaces[child] = Space(cuts=set(space.cuts), moved=set(space.moved))
         state.owner[child] = child
         for place, vma in space.vmas.items():
             if vma.fork == "leave":
                 continue
-            twin.vmas[place] = replace(vma, locked=False, apart=2 * vma.apart + vma.locked)
+            twin.vmas[place] = replace(vma, locked=False)
             if vma.fork == "wipe":
                 twin.vmas[place].anon = False
                 continue

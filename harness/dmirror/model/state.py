@@ -82,8 +82,6 @@ class Vma:
     huge: bool = False
     hugetlb: bool = False
     locked: bool = False
-    # What was locked in the parent, a bit for each fork: the copies of two mappings stay two, though none is locked.
-    apart: int = 0
     fork: str = "copy"  # "wipe", "leave": what MADV_WIPEONFORK, MADV_DONTFORK say
     anon: bool | None = False
     # Where it was when it got its pages, if it was moved since: no neighbour is one with it.
@@ -132,13 +130,22 @@ class Mirror:
 class Space:
     """An address space: what is mapped where, and what is there.
 
-    `anon`: regions where each mapping is known to have an anonymous page, or perhaps to have one.
+    `anon`: regions where each mapping is known to have an anonymous page, or perhaps to have one. `cuts`: where a
+    mapping may begin that is like the one before it, since what had parted them is gone and each has an anon_vma of its
+    own. `moved`: places of mappings that have an origin.
     """
 
     vmas: dict[Place, Vma] = field(default_factory=dict)
     ptes: Ptes = field(default_factory=Ptes)
     pins: dict[Place, list[Page | None]] = field(default_factory=dict)
     anon: set[str] = field(default_factory=set)
+    cuts: set[Place] = field(default_factory=set)
+    moved: set[Place] = field(default_factory=set)
+
+    def cut(self, places: list[Place]) -> None:
+        """A call was for these places alone."""
+        region, last = places[-1]
+        self.cuts |= {places[0], (region, last + 1)}
 
 
 class State:
@@ -237,6 +244,8 @@ class State:
             twin.spaces[name] = Space(
                 {place: replace(vma, file=file(vma.file)) for place, vma in space.vmas.items()},
                 pins={place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
+                cuts=set(space.cuts),
+                moved=set(space.moved),
             )
             for place, pte in space.ptes.items():
                 twin.spaces[name].ptes[place] = replace(pte, page=page(pte.page))
