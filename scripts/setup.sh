@@ -60,9 +60,13 @@ install_packages() {
 	rm -f "$log"
 }
 
+# The distribution's first: optimized and static, it takes half the time in a guest of one that pyenv built.
 find_python() {
-	for python in python3 python3.14 python3.13 python3.12 python3.11; do
-		if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+	usable='import ensurepip, os, sys, sysconfig
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+sys.exit(sys.version_info < (3, 11) or not os.path.exists(header))'
+	for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+		if "$python" -c "$usable" 2>/dev/null; then
 			command -v "$python"
 			return
 		fi
@@ -71,17 +75,18 @@ find_python() {
 
 make_venv() {
 	python=$(find_python)
-	[ -n "$python" ] || refuse "no Python 3.11 or later found; install one and put it on PATH as python3"
+	[ -n "$python" ] || refuse "no Python 3.11 or later with ensurepip and headers found; install one and put it on PATH as python3"
 	echo "dmirror: installing Python packages into .venv" >&2
 	log=$(mktemp)
-	# Scripts in a virtual environment name its path: after a move it is made anew.
+	# Scripts in a virtual environment name its path: after a move it is made anew, and for another Python.
+	place="$PWD $python"
 	case "$(cat .venv/.dmirror-place 2>/dev/null)" in
-	"$PWD") ;;
+	"$place") ;;
 	*) rm -rf .venv/bin .venv/lib .venv/include .venv/pyvenv.cfg ;;
 	esac
 	if ! {
 		"$python" -m venv .venv &&
-			echo "$PWD" >.venv/.dmirror-place &&
+			echo "$place" >.venv/.dmirror-place &&
 			.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock &&
 			.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	} </dev/null >"$log" 2>&1; then
