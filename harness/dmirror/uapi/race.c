@@ -143,10 +143,18 @@ static void open_and_exit(struct meeting_place *place, uint64_t delay)
 	syscall(SYS_exit_group, 0);
 }
 
-/* 1 when the child had exited before the file was closed, else 0, or a negative errno. */
-static int close_and_exit(struct meeting_place *place, uint64_t delay, uint64_t childs_delay)
+/* Whether the child has exited; it is still to be waited for. */
+static int gone(pid_t pid)
 {
-	int exited = 0;
+	siginfo_t info = { 0 };
+
+	waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT);
+	return info.si_pid == pid;
+}
+
+/* Start a child, and wait until it has the file. Its process id, or a negative errno. */
+static pid_t start(struct meeting_place *place, uint64_t delay)
+{
 	pid_t pid;
 
 	place->fd = 0;
@@ -155,21 +163,45 @@ static int close_and_exit(struct meeting_place *place, uint64_t delay, uint64_t 
 	if (pid < 0)
 		return -errno;
 	if (!pid)
-		open_and_exit(place, childs_delay);
-	while (!place->fd && !exited) {
+		open_and_exit(place, delay);
+	while (!place->fd && !gone(pid))
 		sched_yield();
-		exited = waitpid(pid, NULL, WNOHANG) == pid;
-	}
-	if (!place->fd)
-		return -ESRCH;
-	if (place->fd > 0) {
-		spin(delay);
-		exited = exited || waitpid(pid, NULL, WNOHANG) == pid;
-		close(place->fd);
-	}
-	if (!exited && waitpid(pid, NULL, 0) != pid)
-		return -errno;
-	return place->fd < 0 ? place->fd : exited;
+	if (place->fd > 0)
+		return pid;
+	waitpid(pid, NULL, 0);
+	return place->fd ? place->fd : -ESRCH;
+}
+
+/* 1 when the child had exited before the file was closed, else 0, or a negative errno. */
+static int close_and_exit(struct meeting_place *place, uint64_t delay_ns, uint64_t childs_delay)
+{
+	pid_t pid = start(place, childs_delay);
+	uint64_t end = now() + delay_ns;
+	int exited;
+
+	if (pid < 0)
+		return pid;
+	while (now() < end)
+		;
+	exited = gone(pid);
+	close(place->fd);
+	waitpid(pid, NULL, 0);
+	return exited;
+}
+
+/* How many ns a child takes to exit that does nothing else: a debug kernel's takes ten times as long. */
+static int64_t exit_ns(struct meeting_place *place)
+{
+	pid_t pid = start(place, 0);
+	uint64_t began = now();
+
+	if (pid < 0)
+		return pid;
+	while (!gone(pid))
+		;
+	close(place->fd);
+	waitpid(pid, NULL, 0);
+	return now() - began;
 }
 
 /*
@@ -181,14 +213,19 @@ long dm_close_against_exit(const char *node, uint64_t rounds, uint64_t seed)
 {
 	struct meeting_place *place = mmap(NULL, RACE_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	long exited = 0;
+	int64_t longest;
 
 	if (place == MAP_FAILED)
 		return -errno;
 	strncpy(place->node, node, sizeof(place->node) - 1);
+	longest = exit_ns(place);
+	if (longest < 0)
+		exited = longest;
 	while (rounds-- && exited >= 0) {
-		uint64_t delay = draw(&seed) >> (64 - 1 - draw(&seed) % 24);
+		/* Of all lengths up to some times that of an exit. */
+		uint64_t delay_ns = draw(&seed) >> (64 - 1 - draw(&seed) % (64 - __builtin_clzl(longest | 1) + 2));
 		uint64_t childs_delay = draw(&seed) >> (64 - 1 - draw(&seed) % 18);
-		int ret = close_and_exit(place, delay, childs_delay);
+		int ret = close_and_exit(place, delay_ns, childs_delay);
 
 		exited = ret < 0 ? ret : exited + ret;
 	}
