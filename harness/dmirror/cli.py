@@ -223,10 +223,11 @@ def _test(args: argparse.Namespace) -> int:
 
 def _sessions(args: argparse.Namespace, host: list[str], device: list[str]) -> tuple[int, int]:
     """The statuses of the two sessions: of all tests one after the other; of a part, in which the host's are few or
-    none, side by side."""
+    none, side by side, with what the guests leave of the processors."""
     if not args.expression:
         status = _wait_for(host)
         return status, _wait_for(device) if status in (0, 1) else status
+    host = ["nice", "-n19", *host]
     with TemporaryFile() as said, subprocess.Popen(host, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT) as session:
         status = _wait_for(device, beside=session)
         if session.returncode != trial.NO_TESTS:
