@@ -79,8 +79,8 @@ def loosen_kin(state: State, page: Page) -> None:
         origin for process, place, _ in state.users(page) if (origin := _origin(state, process, place))
     }
     for kin, space in state.spaces.items():
-        # Wherever it was: a mapping that was moved has it at another place than its kin.
-        loosen(state, kin, page.places | {place for place in space.moved if _origin(state, kin, place) in origins})
+        # Wherever that is now, and what was mapped there since: it goes by vm_pgoff.
+        loosen(state, kin, origins | {place for place in space.moved if _origin(state, kin, place) in origins})
 
 
 def _origin(state: State, process: str, place: Place) -> Place | None:
