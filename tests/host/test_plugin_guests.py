@@ -6,6 +6,8 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -91,7 +93,8 @@ def test_what_guests_collect_is_chosen_by_file_and_function(pytester: pytest.Pyt
         ("one", ["test_first.py::test_one", "test_second.py::TestOf::test_one"]),
         ("three", []),
     ):
-        config = pytester.parseconfig("-v", "-k", expression, "--count=3")
+        arguments = SimpleNamespace(args=("-v", "-k", expression, "--count=3"))
+        config = cast("pytest.Config", SimpleNamespace(invocation_params=arguments))
         assert guests._Chosen(config).tests == tests
 
 
