@@ -197,9 +197,11 @@ def _accept(state: State, process: str, place: Place, page: Seen, pages: dict[in
         kept = old.page if old is not None and old.page is not None else Page(ANYTHING)
         kept = pages.setdefault(page.frame, kept) if page.frame else kept
         kept.values = ANYTHING
-        if page.place != "swap" or not kept.device:  # a process without a mirror sees its device pages as away
+        # A device that was told has no entry any more where the CPU's still says exclusive, which looks like away.
+        still = old.exclusive if old is not None and page.place == "swap" and kept.at == RAM else None
+        if page.place != "swap" or not (kept.device or still):  # without a mirror pages of devices look like that, too
             kept.at = frozenset(["ram" if page.place == "exclusive" else page.place])
-        exclusive = next(((device, process) for device, entry in page.entries.items() if entry.exclusive), None)
+        exclusive = next(((device, process) for device, entry in page.entries.items() if entry.exclusive), still)
         space.ptes[place] = Pte(kept, page.rights == "rw" if page.rights != "none" else None, exclusive)
     for device, mirror in state.mirrors_of(process):
         mirror.entries.pop(place, None)
