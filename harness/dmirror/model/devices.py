@@ -68,7 +68,7 @@ def _fault_to_the_end(machine: Machine, key: tuple[str, str], places: list[Place
     for number, place in enumerate(places):
         if number:
             further = _goes_on(space, places[number - 1], place, further)
-        if further is None and _own(space, key, place):
+        if further is None:
             _perhaps_back(machine, key, place)
         try:
             try:
@@ -128,11 +128,11 @@ def _own(space: Space, key: tuple[str, str], place: Place) -> bool:
 
 
 def _perhaps_back(machine: Machine, key: tuple[str, str], place: Place) -> None:
-    """A page of its own comes back, if the walk is still the one that has faulted."""
-    page = machine.state.spaces[key[1]].ptes[place].page
-    if page is not None and key[0] not in faults.COHERENT:
-        faults.loosen_kin(machine.state, page)
-        page.at |= RAM
+    """A page of its own, if it is one, comes back if the walk is still the one that has faulted."""
+    pte = machine.state.spaces[key[1]].ptes.get(place)
+    if pte is not None and pte.page is not None and pte.page.device == key[0] not in faults.COHERENT:
+        faults.loosen_kin(machine.state, pte.page)
+        pte.page.at |= RAM
 
 
 def peek(machine: Machine, step: tree.Peek) -> Allowed:

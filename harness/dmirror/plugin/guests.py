@@ -188,7 +188,7 @@ class _Chosen:
 
     @functools.cached_property
     def tests(self) -> list[str]:
-        """None: it is for the guest to say what is wrong."""
+        """Empty where none was listed: then it is for the guest to say what is wrong."""
         lines = self._listing.communicate()[0].splitlines()
         return list(dict.fromkeys(line.partition("[")[0] for line in lines if "::" in line))
 
