@@ -107,6 +107,18 @@ module() { # module PATH PARAMETERS...
 	(cd "/sys/module/${name%.ko}/sections" 2>/dev/null && $bb grep "" .[a-z]* >"$run_dir/sections-${name%.ko}" 2>/dev/null)
 }
 
+# beside FIFO FUNCTION: runs it while the interpreter starts, which reads that until its end before it needs what is done
+# here. The FIFO goes before its last writer does: who opens it has an end of file to come, who is late finds none.
+beside() {
+	must "$1" $bb mkfifo "$1"
+	exec 4<>"$1"
+	{
+		"$2"
+		$bb rm "$1"
+	} &
+	exec 4>&-
+}
+
 # -- kernel settings --------------------------------------------------------------------------------------------
 must "debugfs" $bb mount -t debugfs debugfs /sys/kernel/debug
 try $bb mount -t tracefs tracefs /sys/kernel/tracing

@@ -41,9 +41,12 @@ if play == "insmod":
 print("up", file=ctl)
 streams = [int(fds[name]) for name in ("in", "out", "err")]
 job = subprocess.Popen(["sh", run_dir + "/job"], stdin=streams[0], stdout=streams[1], stderr=streams[2])
-if play == "panic":
+if play in ("panic", "modules"):
     time.sleep(0.3)
-    print("[    9.1] Kernel panic - not syncing: sysrq triggered crash", flush=True)
+    if play == "panic":
+        print("[    9.1] Kernel panic - not syncing: sysrq triggered crash", flush=True)
+    else:
+        print("fail insmod dmirror.ko: unknown symbol", file=ctl)
     job.kill()
     machine.kill()
     sys.exit(1)
@@ -228,6 +231,15 @@ def test_a_dead_guest_is_end_of_file(host: Host) -> None:
     assert process.stdout is not None
     assert process.stdout.read() == b"here\n"
     assert process.wait(timeout=5) == 255
+
+
+def test_modules_that_cannot_be_loaded_beside_an_interpreter(host: Host) -> None:
+    process = host.interpreter("import time; print('here'); time.sleep(60)", play="modules")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read() == b"here\n"
+    assert b"the guest did not come up: insmod dmirror.ko: unknown symbol" in process.stderr.read()
+    assert process.wait(timeout=5) == 2
 
 
 def test_a_qemu_that_starts_late_does_not_outlive_its_guest(host: Host) -> None:

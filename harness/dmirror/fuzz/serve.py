@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmirror import gcov
+from dmirror import gcov, modules
 from dmirror.mirror import Mirror, devices
 from dmirror.plugin.kmsg import LogReader
 from dmirror.scenario import tree
@@ -57,6 +57,7 @@ def unpacked(data: bytes) -> Any:
 
 def serve(channel: Any) -> None:
     """Take scenarios off a channel, (number, with a table of events, scenario) each, until None comes."""
+    modules.wait()
     probes = {device: Mirror(device) for device in devices()}
     tainted = os.open(_TAINTED, os.O_RDONLY)
     brought = time.monotonic()

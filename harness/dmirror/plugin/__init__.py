@@ -7,6 +7,8 @@ import gc
 
 import pytest
 
+from dmirror import modules
+
 _PARTS = ("options", "markers", "fixtures", "scenarios", "logs")
 pytest_plugins = [f"dmirror.plugin.{name}" for name in _PARTS]
 
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from dmirror.plugin import options  # noqa: PLC0415
 
     if options.in_guest():
+        modules.wait()
         from dmirror.plugin import cover, splat, stall  # noqa: PLC0415
 
         options.prepare_worker(config)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from dmirror import modules
 from dmirror.errors import CannotRun
 from dmirror.paths import QEMU, ROOT, cache
 from dmirror.vm import accelerator, console
@@ -132,7 +133,9 @@ def qemu_wrapper(run_dir: Path) -> str:
     return f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'
 
 
-def set_up_script(spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, interactive: bool) -> str:
+def set_up_script(
+    spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, interactive: bool, as_interpreter: bool
+) -> str:
     """What guest-init.sh reads: calls of its functions."""
     kept = {Path.cwd(), ROOT, cache(), Path(sys.prefix), Path(sys.base_prefix), *map(Path, spec.kept)}
     kept |= {Path(shlex.split(module)[0]).parent for module in spec.modules}
@@ -142,8 +145,9 @@ def set_up_script(spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, 
     if image is not None:
         lines.append(shlex.join(["overlay_python", *map(os.fspath, image.paths)]))
     if spec.modules:
-        lines.append(f"echo {shlex.quote(console.MODULES_FOLLOW)} >/dev/kmsg")
-    lines += [shlex.join(["module", *shlex.split(module)]) for module in spec.modules]
+        load = [shlex.join(["module", *shlex.split(module)]) for module in spec.modules]
+        lines += ["modules() {", f"echo {shlex.quote(console.MODULES_FOLLOW)} >/dev/kmsg", *load, "}"]
+        lines.append(f"beside {modules.FIFO} modules" if as_interpreter else "modules")
     return "\n".join(lines) + "\n"
 
 

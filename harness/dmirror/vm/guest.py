@@ -70,9 +70,9 @@ def boot(
     run_dir.mkdir(parents=True, exist_ok=True)
     with (
         _terminated_by_exception(),
-        _Machine(spec, argv, run_dir=run_dir, interactive=interactive) as machine,
+        _Machine(spec, argv, run_dir=run_dir, interactive=interactive, as_interpreter=as_interpreter) as machine,
     ):
-        return machine.serve(as_interpreter=as_interpreter)
+        return machine.serve()
 
 
 def not_up(outcome: Outcome, log: Path) -> CannotRun:
@@ -92,11 +92,14 @@ def panic(log: Path) -> str | None:
 class _Machine:
     """One QEMU under one virtme-run, and our ends of its ports."""
 
-    def __init__(self, spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool) -> None:
+    def __init__(
+        self, spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool, as_interpreter: bool
+    ) -> None:
         self._spec = spec
         self._argv = argv
         self._run_dir = run_dir
         self._interactive = interactive
+        self._as_interpreter = as_interpreter
         self._came_up = False
         self._status: int | None = None
         self._failure: str | None = None
@@ -118,7 +121,9 @@ class _Machine:
         (run_dir / DESCRIPTION).write_text(self._spec.to_json())
         (run_dir / "job").write_text(command.job_script(self._spec, self._argv, run_dir, interactive=self._interactive))
         (run_dir / "set-up").write_text(
-            command.set_up_script(self._spec, run_dir, image, interactive=self._interactive)
+            command.set_up_script(
+                self._spec, run_dir, image, interactive=self._interactive, as_interpreter=self._as_interpreter
+            )
         )
         for name, mib in command.DISKS.items():
             disk = run_dir / name
@@ -170,7 +175,7 @@ class _Machine:
             time.sleep(0.01)
         pid_file.unlink()
 
-    def serve(self, *, as_interpreter: bool) -> Outcome:
+    def serve(self) -> Outcome:
         """Carries bytes until the command or the guest has ended, or must end."""
         seconds = self._spec.limit_s * self._spec.slowdown
         limit = time.monotonic() + seconds
@@ -188,9 +193,11 @@ class _Machine:
             *lines, self._control = self._control.split(b"\n")
             for line in lines:
                 word, _, rest = line.decode(errors="replace").partition(" ")
-                if word == "up" and not as_interpreter:
+                if word == "up" and not self._as_interpreter:
                     up()
                 elif word == "fail":
+                    # Of the modules beside an interpreter that runs already.
+                    self._came_up = False
                     self._failure = rest
                 elif word == "exit":
                     self._status = int(rest)
@@ -206,7 +213,7 @@ class _Machine:
             if not self._interactive:
                 stdin = self._ends["in"]
                 # Shut down, not closed: on a full hang-up QEMU drops what it has not read yet.
-                at_end = end if as_interpreter else lambda: stdin.shutdown(socket.SHUT_WR)
+                at_end = end if self._as_interpreter else lambda: stdin.shutdown(socket.SHUT_WR)
                 pump.carry(0, stdin.fileno(), at_end=at_end, sink_may_go=True)
                 pump.carry(self._ends["out"].fileno(), 1, at_first=up)
                 pump.carry(self._ends["err"].fileno(), 2)
