@@ -73,6 +73,9 @@ def virtme_run_command(
     kernel += ["console=hvc0" if interactive else "console=ttyS0", "loglevel=6", "panic=-1", "oops=panic"]
     kernel += ["transparent_hugepage=madvise", "hugepagesz=2M", "hugepages=64"]
     kernel.append("secretmem.enable=1")  # off by default until 6.5
+    # Whoever waits for a grace period of RCU waits for the next ticks, emulated or not: 20 ms for device memory that is
+    # given back, which is done hundreds of times.
+    kernel.append("rcupdate.rcu_expedited=1")
     kernel.append("nokaslr")  # gdb's symbols are where vmlinux has them
     if spec.set_aside is not None:
         kernel.append(f"memmap={spec.set_aside}")
