@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from dmirror.calls import MirrorError
 from dmirror.counters import Counters
@@ -102,8 +102,7 @@ class Residency(tuple[PageState, ...]):
         return "".join(_PICTURE[page.where] for page in self)
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a call did: `pages` done, device `faults` taken, and the `data` as the device sees it where it has some."""
 
     pages: int

@@ -200,7 +200,7 @@ class TestJudging:
 
     def test_a_wrong_value_is_the_files_and_the_models_to_say(self):
         first, second = self.entries()
-        wrong = replace(first, outcome=Outcome(values=(7,), pages=1))
+        wrong = first._replace(outcome=Outcome(values=(7,), pages=1))
         assert [by for by, _ in self.problems(wrong, second)] == ["file", "model"]
 
     @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ class TestJudging:
     )
     def test_a_page_table_that_should_be_another_is_noticed(self, seen, says):
         first, second = self.entries()
-        ((by, text), *_) = self.problems(replace(first, seen=raw([seen])), second)
+        ((by, text), *_) = self.problems(first._replace(seen=raw([seen])), second)
         assert by == "model"
         assert says in text
 

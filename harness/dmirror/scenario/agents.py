@@ -29,6 +29,7 @@ from dmirror.uapi import build, lib
 T = TypeVar("T")
 
 _ORDER = struct.Struct("=8Q")
+_PADDING = [(0,) * (7 - given) for given in range(8)]  # behind so many arguments
 _REPLY = struct.Struct("=qQII")
 _LONGEST = _REPLY.size + 8 * lib.AGENT_VALUES
 _SCRATCH = 64 << 10  # bytes
@@ -74,7 +75,7 @@ class Agent:
     def send(self, what: int, *args: int) -> None:
         """Give an order; `receive` has the answer."""
         self.pending += 1
-        self._channel.send(_ORDER.pack(what, *(arg & (1 << 64) - 1 for arg in args), *(0,) * (7 - len(args))))
+        self._channel.send(_ORDER.pack(what, *args, *_PADDING[len(args)]))
 
     def receive(self) -> Reply:
         """The answer to the last order. Gone, or TimeoutError after PATIENCE."""

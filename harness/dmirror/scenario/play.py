@@ -286,7 +286,7 @@ class _Play:
             hold.resume()
             outcome = begun.finish()
             for number, (sleeper, slept) in self._waiting.items():
-                block[number] = Done(replace(sleeper.finish(), slept=slept))
+                block[number] = Done(sleeper.finish()._replace(slept=slept))
         self._waiting = outer
         return Done(outcome, self._world.look() if look else None, held, tuple(block))
 
@@ -391,8 +391,8 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
         return outcomes[0]
     for outcome in outcomes:
         if outcome.failed:
-            return replace(outcome, pages=sum(one.pages for one in outcomes))
-    return replace(outcomes[0], pages=sum(one.pages for one in outcomes))
+            return outcome._replace(pages=sum(one.pages for one in outcomes))
+    return outcomes[0]._replace(pages=sum(one.pages for one in outcomes))
 
 
 def _accessed(agent: Agent, order: tuple[int, ...]) -> Outcome:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What came of a scenario that was played, item by item as they stand in its tree, for whoever judges it."""
+"""What came of a scenario that was played, item by item as they stand in its tree, for whoever judges it.
+
+Named tuples where there are many: to make a frozen dataclass costs several times as much, and a guest is emulated.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dmirror.scenario.seen import Raw
 
@@ -20,8 +24,7 @@ def address(number: int) -> int:
     return BASE + number * SLOT
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a step ended: `failed` is the name of an errno or a signal, "" for none.
 
     `values` are those that were read, `pages` how many were done, `fault` the address at which a signal was raised;
@@ -35,8 +38,7 @@ class Outcome:
     slept: bool = False
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """A step: how it ended and what was to be seen then; while it was held, what was seen, and the block."""
 
     outcome: Outcome
@@ -45,16 +47,14 @@ class Done:
     block: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True)
-class Rounds:
+class Rounds(NamedTuple):
     """A `par`: for each time the outcomes of each column, and what was to be seen after all of them."""
 
     columns: tuple[tuple[tuple[Done, ...], ...], ...]
     seen: tuple[Raw, ...]
 
 
-@dataclass(frozen=True)
-class Looked:
+class Looked(NamedTuple):
     """An expectation that asks for more than memory: events of the mirror so far, or a number, exact up to `slack`."""
 
     events: tuple[Event, ...] = ()

@@ -25,6 +25,7 @@ _MMAP, _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _CLOSE, _FTRUNCATE = 9, 10, 11, 25
 _MLOCK, _MUNLOCK, _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD, _EXIT_GROUP = 149, 150, 22, 278, 279, 319, 231
 _OPEN = 2
 _MPOL_MF_MOVE = 2
+_REGISTER = (1 << 64) - 1  # what it holds, and -1 in it
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SPLIT = Path("/sys/kernel/debug/split_huge_pages")
@@ -94,7 +95,7 @@ class World:
         """mmap(2) of pages of a region as it was declared; a file that is mapped again is another one."""
         agent = self.agents[process]
         rights = words.RIGHTS["read-write" if fresh else region.rights]
-        private, fd = region.kind in ("anonymous", "private file", "hugetlb"), -1
+        private, fd = region.kind in ("anonymous", "private file", "hugetlb"), None
         flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
         if region.kind in ("anonymous", "shared", "hugetlb"):
             flags |= mmap.MAP_ANONYMOUS
@@ -104,10 +105,11 @@ class World:
             fd = agent.call("memfd_create", _MEMFD, self._put(b"dmirror\0"), 0)
         elif region.kind == "private file":
             fd = agent.call("open", _OPEN, self._put(b"/tmp\0"), os.O_TMPFILE | os.O_RDWR, 0o600)
-        if fd >= 0:
+        if fd is not None:
             agent.call("ftruncate", _FTRUNCATE, fd, span.bytes)
-        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, fd, 0)
-        if fd >= 0:
+        given = _REGISTER if fd is None else fd
+        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, given, 0)
+        if fd is not None:
             agent.call("close", _CLOSE, fd)
         if region.huge and region.kind == "anonymous":
             agent.call("madvise", _MADVISE, span.addr, span.bytes, mmap.MADV_HUGEPAGE)
@@ -127,7 +129,7 @@ class World:
         if isinstance(step, tree.Load):
             return [(lib.AGENT_LOAD, span.addr, span.npages)]
         if isinstance(step, tree.Add):
-            return [(lib.AGENT_ADD, span.addr, span.npages, step.amount, 0)]
+            return [(lib.AGENT_ADD, span.addr, span.npages, step.amount & _REGISTER, 0)]
         if isinstance(step, tree.Store):
             return _stores(span, step.value)
         return [(lib.AGENT_CALL, *self._system_call(step, span))]
@@ -368,7 +370,7 @@ def _counts(file: Path) -> dict[str, int]:
 
 def _stores(span: Span, value: tree.Value) -> list[tuple[int, ...]]:
     """The orders that store a value."""
-    numbers = value.of(span.npages)
+    numbers = [number & _REGISTER for number in value.of(span.npages)]
     if value.numbered or len(set(numbers)) == 1:
         return [(lib.AGENT_STORE, span.addr, span.npages, numbers[0], int(value.numbered))]
     return [(lib.AGENT_STORE, span[page].addr, 1, number, 0) for page, number in enumerate(numbers)]
