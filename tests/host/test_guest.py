@@ -226,6 +226,15 @@ def test_an_interpreter_that_does_not_come_up_says_why(host: Host) -> None:
     assert b"Linux version 7.3.4" in err
 
 
+def test_an_interpreter_that_reads_nothing_ends_in_time(host: Host) -> None:
+    process = host.interpreter("print(1)", play="silent")
+    assert process.stdin is not None
+    with pytest.raises(BrokenPipeError):
+        while True:  # more than the pipe and the port hold
+            process.stdin.write(bytes(65536))
+    assert process.wait(timeout=5) == 2
+
+
 def test_a_dead_guest_is_end_of_file(host: Host) -> None:
     process = host.interpreter("import time; print('here'); time.sleep(60)", play="panic")
     assert process.stdout is not None

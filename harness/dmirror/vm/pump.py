@@ -19,7 +19,7 @@ class Pump:
     def __init__(self) -> None:
         # poll, not epoll: standard input may be a regular file, which epoll refuses.
         self._selector = selectors.PollSelector()
-        self._writing = 0
+        self._writing = 0  # flows on their way to sinks that stay
 
     def close(self) -> None:
         self._selector.close()
@@ -73,7 +73,7 @@ class Pump:
             if at_first is not None:
                 at_first()
                 at_first = None
-            self._writing += 1
+            self._writing += not sink_may_go
             self._selector.register(sink, selectors.EVENT_WRITE, writable)
 
         def writable() -> None:
@@ -83,11 +83,10 @@ class Pump:
             except (BrokenPipeError, ConnectionResetError):
                 if not sink_may_go:
                     raise
-                self._writing -= 1
                 self._selector.unregister(sink)
                 return
             if not pending:
-                self._writing -= 1
+                self._writing -= not sink_may_go
                 self._selector.unregister(sink)
                 self._selector.register(source, selectors.EVENT_READ, readable)
 
@@ -103,7 +102,8 @@ class Pump:
         return bool(ready)
 
     def drain(self) -> None:
-        """Handles all that is there now, waiting for sinks but for no source."""
+        """Handles all that is there now, waiting for sinks but for no source, nor for a sink that may go: it may as
+        well stay and take nothing."""
         while self._writing or self.step(0):
             if self._writing:
                 self.step(None)
