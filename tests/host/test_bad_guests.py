@@ -166,7 +166,7 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
 
 
 def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
-    status, said = _pytest(folder, "--dmirror-append=mem=20M")
+    status, said = _pytest(folder, "--dmirror-append=root=nothing rootfstype=ext4")
     assert status == 2
     assert "the guest did not come up" in said
     assert journal.load(folder / "run").tests == {}
