@@ -242,6 +242,43 @@ class TestJudging:
             rounds = Rounds((columns,), (raw([MAPPED_RAM]),))
             assert (judge(story, record(raw([RAM]), rounds)) == []) is right
 
+    @pytest.mark.parametrize("back", [1, 0])
+    def test_a_migration_in_a_race_maps_last(self, back):
+        """A takes one page back and tells B of both: that B then maps the other is the end of its migration."""
+        story = scenario(
+            "region buf: anonymous 2 pages, written 0\nB migrates buf to device\npar\n"
+            "    column\n        A writes buf[1] = 10\n        A migrates buf to system\n"
+            "    column\n        B migrates buf to device"
+        )
+
+        def looked(*pages: str) -> Raw:
+            """`here`: in memory; `on B`: there and mapped; `A`: in memory, and mapped by A."""
+            flags = {"here": VALID | WRITE, "on B": VALID | WRITE | DEVICE, "A": VALID | WRITE}
+            rows = [(frame, flags[page]) for frame, page in enumerate(pages, 100 if "here" in pages else 200)]
+            walks = {
+                (device, "CPU"): {
+                    "buf": b"".join(
+                        struct.pack("=QQQIIII", frame, frame, frame, flag | MAPPED | MAPPED_WRITE, 0, 1, 0)
+                        if page.endswith(device)
+                        else struct.pack("=QQQIIII", frame, frame, 0, flag, 0, 1, 0)
+                        for page, (frame, flag) in zip(pages, rows, strict=True)
+                    )
+                }
+                for device in "AB"
+            }
+            words = [SWAPPED if page == "on B" else PRESENT for page in pages]
+            return Raw(walks, {"CPU": {"buf": struct.pack("=2Q", *words)}})
+
+        columns = (
+            (Done(Outcome(values=(), pages=1)), Done(Outcome())),
+            (Done(Outcome("ENOENT")),),
+        )
+        after = ["on B", "on B"]
+        after[back] = "A"
+        moved = Done(Outcome(pages=2), looked("on B", "on B"))
+        problems = judge(story, record(looked("here", "here"), moved, Rounds((columns,), (looked(*after),))))
+        assert (problems == []) is (back == 1), [one.text for one in problems]
+
     @pytest.mark.parametrize(("pages", "right"), [("buf", True), ("buf[1]", False)])
     def test_what_a_walk_of_several_pages_did_in_a_race_is_taken_as_it_is(self, pages, right):
         """A fault of the first brings back the second, which the device had (H-04); a walk of that alone does not."""

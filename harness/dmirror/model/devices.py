@@ -226,6 +226,18 @@ def _map_resident(machine: Machine, key: tuple[str, str], places: list[Place]) -
             mirror.entries[place] = Entry(pte.page, pte.write)
 
 
+def map_late(machine: Machine, step: tree.Migrate) -> None:
+    """The last of a migration to a device: it maps what is there, whatever it was told since the pages moved."""
+    key = (step.device.name, step.device.process)
+    mirror, space = machine.state.mirrors.get(key), machine.state.spaces.get(step.device.process)
+    if mirror is None or space is None:
+        return
+    for place in machine.places(step.pages):
+        pte = space.ptes.get(place)
+        if pte is not None and pte.page is not None and key[0] in pte.page.at and space.vmas[place].rights != "none":
+            mirror.entries[place] = Entry(pte.page, pte.write, maybe=len(pte.page.at) > 1)
+
+
 def _to_system(machine: Machine, step: tree.Migrate) -> Allowed:
     device, process = step.device.name, step.device.process
     key, places = (device, process), machine.places(step.pages)

@@ -194,23 +194,12 @@ class _Judge:
     def _race(self, par: tree.Par, columns: tuple[tuple[Done, ...], ...], memory: Memory) -> None:
         if not self._agrees:
             return
-        agreeing: dict[object, Machine] = {}
         wrong: list[str] = []
         split = races.parts(self._worlds[0], par)
         many = races.count(split) > races.ORDERS
-        for machine in self._worlds:
-            for order, past in product(() if many else races.orders(split), races.ways(split)):
-                twin = machine.twin()
-                ends = races.run(twin, order, past=past)
-                differs = [
-                    text
-                    for (column, index), allowed in ends.items()
-                    for text in compare.outcome(allowed, columns[column][index].outcome)
-                ]
-                differs += compare.memory(twin.state, memory) if not differs else []
-                if not differs:
-                    agreeing.setdefault(twin.state.likeness(), twin)
-                wrong = wrong or differs
+        agreeing = self._orders(split, columns, memory, wrong)
+        if not agreeing and not many:
+            agreeing = self._orders(races.parts(self._worlds[0], par, apart=True), columns, memory, wrong)
         if many or (not agreeing and races.walks(split)):
             # Any one is carried out, and where it goes wrong what is there is taken as it is.
             for machine in self._worlds:
@@ -222,3 +211,26 @@ class _Judge:
             compare.accept(first.state, memory)
             agreeing = {None: first}
         self._agree(par, list(agreeing.values()), wrong)
+
+    def _orders(
+        self, split: list[list[races.Part]], columns: tuple[tuple[Done, ...], ...], memory: Memory, wrong: list[str]
+    ) -> dict[object, Machine]:
+        """The states in which the race may have left it, by their likeness; `wrong` is filled with what the first
+        other order does not explain. Nothing where there are too many orders."""
+        agreeing: dict[object, Machine] = {}
+        if races.count(split) > races.ORDERS:
+            return agreeing
+        for machine in self._worlds:
+            for order, past in product(races.orders(split), races.ways(split)):
+                twin = machine.twin()
+                ends = races.run(twin, order, past=past)
+                differs = [
+                    text
+                    for (column, index), allowed in ends.items()
+                    for text in compare.outcome(allowed, columns[column][index].outcome)
+                ]
+                differs += compare.memory(twin.state, memory) if not differs else []
+                if not differs:
+                    agreeing.setdefault(twin.state.likeness(), twin)
+                wrong[:] = wrong or differs
+        return agreeing

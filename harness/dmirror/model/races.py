@@ -20,8 +20,11 @@ Part = tuple[int, int, tree.Step]
 """Column, number of the step in it, and what is done of it at once."""
 
 
-def parts(machine: Machine, par: tree.Par) -> list[list[Part]]:
-    """The columns in parts that take effect at once: an access is one for each page."""
+def parts(machine: Machine, par: tree.Par, *, apart: bool = False) -> list[list[Part]]:
+    """The columns in parts that take effect at once: an access is one for each page.
+
+    `apart`: a migration to a device is two, since the driver maps what has come to the device after all is done.
+    """
     columns: list[list[Part]] = []
     for number, column in enumerate(par.columns):
         here: list[Part] = []
@@ -30,9 +33,13 @@ def parts(machine: Machine, par: tree.Par) -> list[list[Part]]:
             if isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
                 here.extend((number, index, single) for single in _singles(machine, item))
             else:
-                here.append((number, index, item))
+                here += [(number, index, item)] * (2 if apart and _to_device(item) else 1)
         columns.append(here)
     return columns
+
+
+def _to_device(step: tree.Step) -> bool:
+    return isinstance(step, tree.Migrate) and step.to == "device"
 
 
 def _singles(
@@ -93,6 +100,9 @@ def run(machine: Machine, order: Sequence[Part], *, past: bool = False) -> dict[
         before = ends.get(key)
         if before is not None and "" not in before.failed:
             continue  # it failed at an earlier page
+        if before is not None and isinstance(step, tree.Migrate):
+            devices.map_late(machine, step)
+            continue
         now = machine.do(step)
         if past and isinstance(step, tree.DeviceWrite) and now.failed == {"EPERM"}:
             places = [place for page in _rest(order[number + 1 :], key) for place in machine.places(page)]
