@@ -25,7 +25,7 @@ _MMAP, _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _CLOSE, _FTRUNCATE = 9, 10, 11, 25
 _MLOCK, _MUNLOCK, _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD, _EXIT_GROUP = 149, 150, 22, 278, 279, 319, 231
 _OPEN = 2
 _MPOL_MF_MOVE = 2
-_REGISTER = (1 << 64) - 1  # what it holds, and -1 in it
+_REGISTER = (1 << 64) - 1  # what one holds; -1 is that, too
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SPLIT = Path("/sys/kernel/debug/split_huge_pages")
@@ -95,7 +95,7 @@ class World:
         """mmap(2) of pages of a region as it was declared; a file that is mapped again is another one."""
         agent = self.agents[process]
         rights = words.RIGHTS["read-write" if fresh else region.rights]
-        private, fd = region.kind in ("anonymous", "private file", "hugetlb"), None
+        private, fd = region.kind in ("anonymous", "private file", "hugetlb"), -1
         flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
         if region.kind in ("anonymous", "shared", "hugetlb"):
             flags |= mmap.MAP_ANONYMOUS
@@ -105,11 +105,10 @@ class World:
             fd = agent.call("memfd_create", _MEMFD, self._put(b"dmirror\0"), 0)
         elif region.kind == "private file":
             fd = agent.call("open", _OPEN, self._put(b"/tmp\0"), os.O_TMPFILE | os.O_RDWR, 0o600)
-        if fd is not None:
+        if fd >= 0:
             agent.call("ftruncate", _FTRUNCATE, fd, span.bytes)
-        given = _REGISTER if fd is None else fd
-        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, given, 0)
-        if fd is not None:
+        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, fd & _REGISTER, 0)
+        if fd >= 0:
             agent.call("close", _CLOSE, fd)
         if region.huge and region.kind == "anonymous":
             agent.call("madvise", _MADVISE, span.addr, span.bytes, mmap.MADV_HUGEPAGE)
