@@ -214,28 +214,19 @@ def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: lis
 
 
 def _map_resident(machine: Machine, key: tuple[str, str], places: list[Place]) -> None:
+    """Entries of what is on the device; of what may be there, those that may be."""
     space, mirror = machine.state.spaces[key[1]], machine.state.mirrors[key]
     for place in places:
         pte = space.ptes.get(place)
-        if (
-            pte is not None
-            and pte.page is not None
-            and pte.page.device == key[0]
-            and space.vmas[place].rights != "none"
-        ):
-            mirror.entries[place] = Entry(pte.page, pte.write)
+        if pte is not None and pte.page is not None and key[0] in pte.page.at and space.vmas[place].rights != "none":
+            mirror.entries[place] = Entry(pte.page, pte.write, maybe=len(pte.page.at) > 1)
 
 
 def map_late(machine: Machine, step: tree.Migrate) -> None:
     """The last of a migration to a device: it maps what is there, whatever it was told since the pages moved."""
     key = (step.device.name, step.device.process)
-    mirror, space = machine.state.mirrors.get(key), machine.state.spaces.get(step.device.process)
-    if mirror is None or space is None:
-        return
-    for place in machine.places(step.pages):
-        pte = space.ptes.get(place)
-        if pte is not None and pte.page is not None and key[0] in pte.page.at and space.vmas[place].rights != "none":
-            mirror.entries[place] = Entry(pte.page, pte.write, maybe=len(pte.page.at) > 1)
+    if key in machine.state.mirrors and step.device.process in machine.state.spaces:
+        _map_resident(machine, key, machine.places(step.pages))
 
 
 def _to_system(machine: Machine, step: tree.Migrate) -> Allowed:
