@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import mmap
 import os
 import select
@@ -269,6 +270,7 @@ def _reply(data: bytes) -> Reply:
     return Reply(result, fault, number, struct.unpack_from(f"={count}Q", data, _REPLY.size) if count else ())
 
 
+@functools.cache
 def errno_name(number: int) -> str:
     """EFAULT for 14."""
     return words.canonical(errno.errorcode.get(number, str(number)))

@@ -33,6 +33,8 @@ _INJECT = {
     "copy": lib.DMIRROR_INJECT_COPY,
 }
 _Cpu = tree.Load | tree.Store | tree.Add
+_ByAgent = _Cpu | tree.Call
+_ByDevice = tree.DeviceRead | tree.DeviceWrite | tree.Peek | tree.Migrate | tree.Exclusive | tree.Snapshot
 
 # What may be looked at while a thread is held there: it has no lock that looking takes.
 _LOOK_AT = ("at begin", "after setup", "after copy", "after pages", "before finalize", "when exclusive", "before check")
@@ -165,7 +167,7 @@ class _Play:
 
     def _act(self, step: tree.Step) -> Outcome:
         """Do it, from beginning to end."""
-        if isinstance(step, _Cpu | tree.Call) and _plain(step):
+        if isinstance(step, _ByAgent) and _plain(step):
             agent = self._world.agents[step.actor.name]
             return _together([_accessed(agent, order) for order in self._world.order(step)])
         try:
@@ -218,9 +220,7 @@ class _Play:
                 raise ValueError(f"no verb {step.verb!r}")
 
     def _device(self, step: tree.Step) -> Outcome:
-        assert isinstance(
-            step, tree.DeviceRead | tree.DeviceWrite | tree.Peek | tree.Migrate | tree.Exclusive | tree.Snapshot
-        )
+        assert isinstance(step, _ByDevice)
         mirror, span = self._world.mirror(step.device), self._world.span(step.pages)
         if isinstance(step, tree.DeviceRead):
             result = mirror.read(span)
@@ -292,7 +292,7 @@ class _Play:
 
     def _begin(self, step: tree.Step, stack: ExitStack) -> _Begun:
         """Begin a step and do not wait for its end."""
-        if isinstance(step, _Cpu | tree.Call) and _plain(step):
+        if isinstance(step, _ByAgent) and _plain(step):
             orders = self._world.order(step)
             if len(orders) == 1:
                 agent = self._world.agents[step.actor.name]
@@ -334,7 +334,7 @@ class _Play:
         return Rounds(tuple(rounds), tuple(seen))
 
     def _stand_ins(self, column: Sequence[tree.Item], number: int) -> dict[str, str]:
-        actors = {item.actor.name for item in column if isinstance(item, _Cpu | tree.Call)}
+        actors = {item.actor.name for item in column if isinstance(item, _ByAgent)}
         names = {actor: f"{actor} in column {number}" for actor in sorted(actors)}
         for actor, name in names.items():
             os.sched_setaffinity(self._world.agents.thread(actor, name).tid, _PROCESSORS)
@@ -346,7 +346,7 @@ class _Play:
         done = []
         for item in column:
             assert isinstance(item, tree.Step)
-            if isinstance(item, _Cpu | tree.Call):
+            if isinstance(item, _ByAgent):
                 item = replace(item, actor=tree.Actor(names[item.actor.name]))  # noqa: PLW2901
             done.append(Done(self._act(item)))
         return tuple(done)
@@ -408,7 +408,8 @@ def _outcome(reply: Reply, order: tuple[int, ...]) -> Outcome:
 
 
 def _words(data: Data, npages: int) -> tuple[int, ...]:
-    return tuple(data.word(page) for page in range(npages))
+    words = ffi.cast("uint64_t *", data.buffer)
+    return tuple(words[page * WORDS] for page in range(npages))
 
 
 def _data(numbers: Sequence[int]) -> Data:
