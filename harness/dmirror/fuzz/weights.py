@@ -7,33 +7,33 @@ from dmirror.scenario import tree
 
 STEPS = {
     # Simple ones first: a scenario that fails shrinks towards them.
-    "nothing": 2,
-    "load": 8,
-    "store": 10,
-    "device read": 12,
-    "device write": 10,
-    "to device": 14,
-    "to system": 6,
-    "peek": 3,
-    "snapshot": 2,
-    "add": 4,
-    "fork": 5,
-    "exit": 2,
-    "protect": 6,
-    "advise": 8,
-    "unmap": 3,
-    "map": 3,
-    "move": 4,
-    "exclusive": 7,
-    "lock": 2,
-    "unlock": 2,
-    "pin": 3,
-    "unpin": 3,
-    "close": 1,
-    "open": 3,
-    "held": 5,
-    "par": 1,
-    # It looks at every page of the device: as long as twenty others.
+    "nothing": 4,
+    "load": 16,
+    "store": 20,
+    "device read": 24,
+    "device write": 20,
+    "to device": 28,
+    "to system": 12,
+    "peek": 6,
+    "snapshot": 4,
+    "add": 8,
+    "fork": 10,
+    "exit": 4,
+    "protect": 12,
+    "advise": 16,
+    "unmap": 6,
+    "map": 6,
+    "move": 8,
+    "exclusive": 14,
+    "lock": 4,
+    "unlock": 4,
+    "pin": 6,
+    "unpin": 6,
+    "close": 2,
+    "open": 6,
+    "held": 10,
+    "par": 2,
+    # It takes the device's memory away, and the next migration makes it anew: together as long as twenty others.
     "evict": 1,
 }
 """Steps, in shares of all."""
@@ -64,4 +64,7 @@ POINTS: dict[tree.Point, int] = {
 }
 """Where a migration is held."""
 
-LEAST_STEPS, MOST_STEPS, MOST_PAGES, MOST_CHILDREN, MOST_PINS = 16, 32, 8, 2, 3
+# The processes and mirrors of a scenario take as long as a dozen of its steps.
+LEAST_STEPS, MOST_STEPS = 24, 48
+
+MOST_PAGES, MOST_CHILDREN, MOST_PINS = 8, 2, 3
