@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import time
@@ -22,6 +23,7 @@ from dmirror.scenario.world import Unsupported
 
 _TAINTED = Path("/proc/sys/kernel/tainted")
 _SETTLE_S = 0.5  # within which the kernel gives back what it frees later
+_GARBAGE = 50_000  # objects; what a scenario leaves is hardly ever in a circle, and looking for one takes long
 COVER_S = 60.0
 """Between two times that a guest brings what it has counted, where the kernel counts its lines."""
 
@@ -63,7 +65,10 @@ def serve(channel: Any) -> None:
     brought = time.monotonic()
     with LogReader() as log, Player() as player:
         log.new()
-        channel.send(packed(_usage(probes)))
+        gc.freeze()
+        gc.set_threshold(_GARBAGE)
+        before = _usage(probes)
+        channel.send(packed(before))
         while True:
             data = channel.receive()
             if data is None:
@@ -72,7 +77,7 @@ def serve(channel: Any) -> None:
                 brought = time.monotonic()
                 gcov.bring(Path(os.environ["DMIRROR_RUN_DIR"]))
             number, with_log, scenario = unpacked(data)
-            before, clean = _usage(probes), int(os.pread(tainted, 32, 0))
+            clean = int(os.pread(tainted, 32, 0))
             record, trouble = _play(player, scenario, with_log=with_log)
             after = _usage(probes)
             until = time.monotonic() + _SETTLE_S
@@ -83,6 +88,7 @@ def serve(channel: Any) -> None:
             left = (before, after) if after != before else None
             taints = int(os.pread(tainted, 32, 0)) & ~clean
             channel.send(packed(Played(number, record, trouble, said, taints, left)))
+            before = _usage(probes) if left else after
 
 
 def _play(player: Player, scenario: tree.Scenario, *, with_log: bool) -> tuple[Record | None, str]:
