@@ -32,6 +32,10 @@ CORPUS, FOUND = "corpus", "found"
 _TRIES = 5  # how often something that was found is played again
 _SHRINK_S = 90.0
 _RATE_S = 20.0  # over which steps are counted for a second's
+_SAVE_S = 30.0  # between two times that it writes how far it is: there are hundreds of thousands of states
+
+Made = list[tuple[int, tuple[Genes, tree.Scenario]]]
+"""What rounds.scenarios() makes of a round."""
 
 
 @dataclass
@@ -102,9 +106,9 @@ class Campaign:
         self._rules = Rules.of(progress.release)
         self._lock = threading.RLock()
         self._next = progress.rounds
-        # A round takes a while to be drawn; until then its guest would wait.
+        # A round takes a while to be made; until then its guest would wait.
         self._pool = ThreadPoolExecutor(1)
-        self._drawn: dict[int, Future[list[Genes]]] = {}
+        self._made: dict[int, Future[Made]] = {}
         self._done: set[int] = set()
         self._until = float("inf")
         self._over = threading.Event()
@@ -119,11 +123,15 @@ class Campaign:
             thread.start()
         if self._kernel is not None:
             threading.Thread(target=self._cover, args=(self._kernel.source,), daemon=True).start()
+        saved = time.monotonic()
         try:
-            while any(thread.is_alive() for thread in threads):
-                threads[0].join(0.2)
+            while alive := [thread for thread in threads if thread.is_alive()]:
+                alive[0].join(0.2)
                 with self._lock:
                     self._show(self.progress)
+                if time.monotonic() - saved > _SAVE_S:
+                    self._save()
+                    saved = time.monotonic()
         finally:
             self._over.set()
             for plays in players:
@@ -143,8 +151,8 @@ class Campaign:
                     if number == last:
                         return
                     self._next += 1
-                    drawn = self._ahead(number)
-                self._round(plays, number, drawn.result())
+                    made = self._ahead(number)
+                self._round(plays, number, made.result())
                 if not self._ends():
                     self._ended(number)
         except BaseException as error:
@@ -153,12 +161,16 @@ class Campaign:
         finally:
             plays.close()
 
-    def _ahead(self, number: int) -> Future[list[Genes]]:
+    def _ahead(self, number: int) -> Future[Made]:
         """A round; the one after it is begun, too."""
         for one in (number, number + 1):
-            if one not in self._drawn:
-                self._drawn[one] = self._pool.submit(rounds.drawn, self.progress.seed, one)
-        return self._drawn.pop(number)
+            if one not in self._made:
+                self._made[one] = self._pool.submit(self._make, one)
+        return self._made.pop(number)
+
+    def _make(self, number: int) -> Made:
+        seed = self.progress.seed
+        return list(rounds.scenarios(rounds.drawn(seed, number), seed, number, self._rules))
 
     def _cover(self, source: Path) -> None:
         """Now and then, how much of the kernel was reached; nothing, where it does not count that."""
@@ -176,7 +188,6 @@ class Campaign:
             while self.progress.rounds in self._done:
                 self._done.remove(self.progress.rounds)
                 self.progress.rounds += 1
-            self._save()
 
     def _save(self) -> None:
         with self._lock:
@@ -186,8 +197,7 @@ class Campaign:
 
     # A round
 
-    def _round(self, plays: Plays, number: int, drawn: list[Genes]) -> None:
-        waiting = list(rounds.scenarios(drawn, self.progress.seed, number, self._rules))
+    def _round(self, plays: Plays, number: int, waiting: Made) -> None:
         while waiting and not self._ends():
             by_index = dict(waiting)
             try:
