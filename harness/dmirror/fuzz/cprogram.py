@@ -79,7 +79,7 @@ class _Program:
         body.append("\tnow = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);")
         for region in self._scenario.regions:
             body += self._region(region)
-        for device, process in tree.mirrors(self._scenario):
+        for device, process in tree.mirrors(tree.walk(self._scenario.items)):
             if process == tree.MAIN:
                 body.append(f"\t{_opened(device, 0)}")
         steps = list(self._steps())
@@ -154,7 +154,7 @@ class _Program:
         yield f"\tif (me == {parent} && turn({n})) {{"
         yield f"\t\tif (!(pid[{child}] = fork())) {{"
         yield f"\t\t\tme = {child};"
-        for device in tree.opened_at_fork(self._scenario, step.child.name):
+        for device in tree.opened_at_fork(list(tree.walk(self._scenario.items)), step.child.name):
             yield f"\t\t\t{_opened(device, child)}"
         yield f"\t\t\t*now = {n + 1};"
         yield "\t\t}"

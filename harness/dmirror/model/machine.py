@@ -50,7 +50,7 @@ class Machine:
         for region in self.scenario.regions:
             self.map(tree.MAIN, self.places(tree.Pages(region.name)), region, "read-write")
             self._fill(region)
-        for device, process in tree.mirrors(self.scenario):
+        for device, process in tree.mirrors(tree.walk(self.scenario.items)):
             if process == tree.MAIN:
                 self.state.mirrors[(device, process)] = Mirror()
         for child in dict.fromkeys(region.shared_with for region in self.scenario.regions if region.shared_with):
@@ -149,7 +149,7 @@ class Machine:
             if vma.anon is not False and vma.private:
                 # Announced per mapping, whatever is in it.
                 (faults.loosen if vma.anon is None else faults.invalidate)(state, parent, [place])
-        for device in tree.opened_at_fork(self.scenario, child):
+        for device in tree.opened_at_fork(list(tree.walk(self.scenario.items)), child):
             state.mirrors[(device, child)] = Mirror()
 
     def _copy_entry(self, parent: str, place: Place, pte: Pte, twin: Space, vma: Vma) -> None:

@@ -80,12 +80,9 @@ class Agent:
 
     def receive(self) -> Reply:
         """The answer to the last order. Gone, or TimeoutError after PATIENCE."""
-        data = self._data()
+        data = self._answer(self._channel.recv, _LONGEST)
         self.pending -= 1
         return _reply(data)
-
-    def _data(self) -> bytes:
-        return self._answer(self._channel.recv, _LONGEST)
 
     def _answer(self, receive: Callable[..., T], *args: int) -> T:
         """What one of the channel's functions receives, once it is there."""
@@ -108,7 +105,7 @@ class Agent:
         _reply(data).checked(f"open of hmm_dmirror{device} by {self.name}")
         fds = array.array("i")
         fds.frombytes(control[0][2])
-        self._data()  # it has closed its own copy, which ends every hold of the mirror
+        self._answer(self._channel.recv, _LONGEST)  # it has closed its own copy, which ends every hold of the mirror
         return fds[0]
 
     def call(self, name: str, number: int, *args: int) -> int:

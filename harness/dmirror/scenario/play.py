@@ -75,7 +75,7 @@ class Player:
             )
             whole = False
             try:
-                record = _Play(scenario, world).run(log=log)
+                record = _Play(scenario, items, world).run(log=log)
                 whole = world.clear()
             finally:
                 if not whole:
@@ -103,10 +103,11 @@ def _one_processor() -> Iterator[None]:
 
 
 class _Play:
-    """One scenario under way."""
+    """One scenario under way; `items` are all of its items, by tree.walk()."""
 
-    def __init__(self, scenario: tree.Scenario, world: World) -> None:
+    def __init__(self, scenario: tree.Scenario, items: Sequence[tree.Item], world: World) -> None:
         self._scenario = scenario
+        self._items = items
         self._world = world
         # Steps of the present block that sleep until the hold is over, by their place in it, and whether they do.
         self._waiting: dict[int, tuple[_Begun, bool]] = {}
@@ -114,7 +115,7 @@ class _Play:
 
     def run(self, *, log: bool) -> Record:
         world = self._world
-        mentioned = tree.mirrors(self._scenario)
+        mentioned = tree.mirrors(self._items)
         missing = [name for name, _ in mentioned if tree.DEVICES[name] not in _devices()]
         if missing:
             raise Unsupported(f"no hmm_dmirror{tree.DEVICES[missing[0]]}: the driver was given no coherent memory")
@@ -125,7 +126,7 @@ class _Play:
                 world.open(tree.Device(device))
         for child in dict.fromkeys(region.shared_with for region in self._scenario.regions if region.shared_with):
             self._fork(tree.MAIN, child)
-        if any(isinstance(item, tree.Charged) for item in tree.walk(self._scenario.items)):
+        if any(isinstance(item, tree.Charged) for item in self._items):
             world.group()
         start, broken = world.look(), ""
         try:
@@ -243,7 +244,7 @@ class _Play:
 
     def _fork(self, parent: str, child: str) -> None:
         self._world.fork(parent, child)
-        for device in tree.opened_at_fork(self._scenario, child):
+        for device in tree.opened_at_fork(self._items, child):
             self._world.open(tree.Device(device, child))
 
     def _leave(self, step: tree.Leave) -> None:

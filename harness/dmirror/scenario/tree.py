@@ -6,7 +6,7 @@ Two trees are equal when they say the same, wherever it stands in a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -465,10 +465,10 @@ def walk(items: tuple[Item, ...]) -> Iterator[Item]:
                 yield from walk(column)
 
 
-def mirrors(scenario: Scenario) -> list[tuple[str, str]]:
-    """The mirrors that a scenario speaks of, by device and process, in the order of the devices."""
+def mirrors(items: Iterable[Item]) -> list[tuple[str, str]]:
+    """The mirrors that items speak of, by device and process, in the order of the devices."""
     found = set()
-    for item in walk(scenario.items):
+    for item in items:
         held = item.held.by if isinstance(item, Step) and item.held else None
         for device in (held, getattr(item, "device", None)):
             if isinstance(device, Device):
@@ -476,11 +476,14 @@ def mirrors(scenario: Scenario) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def opened_at_fork(scenario: Scenario, child: str) -> list[str]:
-    """The devices that mirror a child from its fork on: all that mirror it ever, but for those that a step opens."""
+def opened_at_fork(items: Sequence[Item], child: str) -> list[str]:
+    """The devices that mirror a child from its fork on: all that mirror it ever, but for those that a step opens.
+
+    `items`: all of the scenario's, by walk().
+    """
     later = {
         item.device.name
-        for item in walk(scenario.items)
+        for item in items
         if isinstance(item, Turn) and item.how == "opens" and item.device.process == child
     }
-    return [device for device, process in mirrors(scenario) if process == child and device not in later]
+    return [device for device, process in mirrors(items) if process == child and device not in later]
