@@ -28,34 +28,36 @@ class Sight:
         wanted = [(key, name, fd, 1) for key, fd in mirrors.items() for name in regions]
         wanted += [(process, name, fd, 0) for process, fd in pagemaps.items() for name in regions]
         sizes = [regions[name].npages * (_WALKED if walk else _LISTED) for _, name, _, walk in wanted]
-        cuts = list(pairwise(accumulate(sizes, initial=0)))
-        self._room = ffi.new("char[]", sum(sizes) or 1)
+        *cuts, (size, _) = pairwise(accumulate([*sizes, 0], initial=0))
+        self._room = ffi.new("char[]", size or 1)
+        self._before = ffi.new("char[]", size or 1)
         self._sights = ffi.new(
             "struct dm_sight[]",
             [
-                (regions[name].addr, regions[name].npages, self._room + at, fd, walk)
+                (regions[name].addr, regions[name].npages, self._room + at, self._before + at, fd, walk)
                 for (_, name, fd, walk), (at, _) in zip(wanted, cuts, strict=True)
             ],
         )
+        self._changed = ffi.new("int[]", len(wanted))
         self._parts = [(key, name, slice(*cut)) for (key, name, _, _), cut in zip(wanted, cuts, strict=True)]
-        self._mirrors, self._processes = list(mirrors), list(pagemaps)
-        self._last = b"", Raw()
-        self._pieces: list[bytes] = [b""] * len(wanted)
+        self._data = ffi.buffer(self._room)
+        self._last = Raw(
+            {key: {name: bytes(region.npages * _WALKED) for name, region in regions.items()} for key in mirrors},
+            {key: {name: bytes(region.npages * _LISTED) for name, region in regions.items()} for key in pagemaps},
+        )
 
     def look(self) -> Raw:
         """One look. What is as it was before is the same object, which makes a record small. OSError."""
-        failed = -lib.dm_look(self._sights, len(self._parts))
-        if failed:
-            raise OSError(failed, f"page tables cannot be looked at: {os.strerror(failed)}")
-        data = bytes(ffi.buffer(self._room))
-        if data == self._last[0]:
-            return self._last[1]
-        walks: dict[Mirrored, dict[str, bytes]] = {key: {} for key in self._mirrors}
-        pagemaps: dict[str, dict[str, bytes]] = {process: {} for process in self._processes}
-        for number, (key, name, part) in enumerate(self._parts):
-            piece = data[part]
-            if piece != self._pieces[number]:
-                self._pieces[number] = piece
-            (pagemaps[key] if isinstance(key, str) else walks[key])[name] = self._pieces[number]
-        self._last = data, Raw(walks, pagemaps)
-        return self._last[1]
+        count = lib.dm_look(self._sights, len(self._parts), self._changed)
+        if count < 0:
+            raise OSError(-count, f"page tables cannot be looked at: {os.strerror(-count)}")
+        if count:
+            walks, pagemaps = dict(self._last.walks), dict(self._last.pagemaps)
+            for number in ffi.unpack(self._changed, count):
+                key, name, part = self._parts[number]
+                if isinstance(key, str):
+                    pagemaps[key] = {**pagemaps[key], name: self._data[part]}
+                else:
+                    walks[key] = {**walks[key], name: self._data[part]}
+            self._last = Raw(walks, pagemaps)
+        return self._last

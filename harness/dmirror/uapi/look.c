@@ -10,7 +10,7 @@
 
 #include "look.h"
 
-static int look_walk(const struct dm_sight *sight)
+static int look_walk(const struct dm_sight *sight, size_t size)
 {
 	struct dmirror_walk walk = {
 		.size = sizeof(walk),
@@ -20,24 +20,33 @@ static int look_walk(const struct dm_sight *sight)
 	};
 
 	/* Flags of pages are requests, too. */
-	memset(sight->to, 0, sight->npages * sizeof(struct dmirror_page));
+	memset(sight->to, 0, size);
 	return ioctl(sight->fd, DMIRROR_WALK, &walk) ? -errno : 0;
 }
 
-static int look_pagemap(const struct dm_sight *sight)
+static int look_pagemap(const struct dm_sight *sight, size_t size)
 {
-	size_t size = sight->npages * sizeof(uint64_t);
 	ssize_t ret = pread(sight->fd, sight->to, size, sight->addr / 4096 * sizeof(uint64_t));
 
 	return ret < 0 ? -errno : (size_t)ret == size ? 0 : -ENODATA;
 }
 
-/* A negative errno, of the first that failed; 0 if none did. */
-int dm_look(const struct dm_sight *sights, int count)
+/* How many are not as they were at the last look, with their numbers in @changed; or a negative errno. */
+int dm_look(const struct dm_sight *sights, int count, int *changed)
 {
-	int ret = 0;
+	int found = 0;
 
-	for (; count-- && !ret; sights++)
-		ret = sights->walk ? look_walk(sights) : look_pagemap(sights);
-	return ret;
+	for (int i = 0; i < count; i++) {
+		const struct dm_sight *sight = &sights[i];
+		size_t size = sight->npages * (sight->walk ? sizeof(struct dmirror_page) : sizeof(uint64_t));
+		int ret = sight->walk ? look_walk(sight, size) : look_pagemap(sight, size);
+
+		if (ret)
+			return ret;
+		if (memcmp(sight->to, sight->last, size)) {
+			memcpy(sight->last, sight->to, size);
+			changed[found++] = i;
+		}
+	}
+	return found;
 }

@@ -10,6 +10,7 @@
  * @addr: its first byte
  * @npages: its length
  * @to: room for an answer of each page
+ * @last: as long, what was there at the last look; at the first, zeroes
  * @fd: a mirror's, or /proc/PID/pagemap
  * @walk: whether it is a mirror's: struct dmirror_page; else 8 bytes a page
  */
@@ -17,6 +18,7 @@ struct dm_sight {
 	uint64_t addr;
 	uint64_t npages;
 	void *to;
+	void *last;
 	int fd;
 	int walk;
 };
