@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from dmirror.fuzz import weights
@@ -39,6 +40,12 @@ def _region(gene: RegionGene, name: str) -> tree.Region:
     )
 
 
+# One object for what is the same: a scenario goes to its guest as a pickle, which has each object once.
+_actor = functools.cache(tree.Actor)
+_device = functools.cache(tree.Device)
+_span = functools.cache(tree.Pages)
+
+
 class _Builder:
     def __init__(self, title: str, regions: tuple[tree.Region, ...], rules: Rules) -> None:
         self._title = title
@@ -46,7 +53,7 @@ class _Builder:
         # The model opens the mirrors that a scenario speaks of: here, all that it may come to speak of.
         whole = tree.Pages(regions[0].name)
         everybody = tuple(
-            tree.Snapshot(tree.Device(device, process), whole)
+            tree.Snapshot(_device(device, process), whole)
             for device in weights.DEVICES
             for process in (tree.MAIN, *_CHILDREN)
         )
@@ -93,19 +100,17 @@ class _Builder:
 
     def _actor(self, gene: Gene) -> tree.Actor:
         alive = [name for name in (tree.MAIN, *_CHILDREN) if name in self._spaces]
-        return tree.Actor(alive[gene.actor % len(alive)])
+        return _actor(alive[gene.actor % len(alive)])
 
     def _device(self, gene: Gene) -> tree.Device | None:
-        device = tree.Device(gene.device, self._actor(gene).name)
+        device = _device(gene.device, self._actor(gene).name)
         return None if device in self._closed else device
 
     def _pages(self, gene: Gene, most: int = weights.MOST_PAGES) -> tree.Pages:
         region = self._regions[gene.region % len(self._regions)]
         first = gene.first % region.count
         stop = min(first + min(gene.pages, most), region.count)
-        return (
-            tree.Pages(region.name, 0, None) if (first, stop) == (0, region.count) else _span(region.name, first, stop)
-        )
+        return _span(region.name, first, None if (first, stop) == (0, region.count) else stop)
 
     def _value(self, gene: Gene) -> tree.Value:
         return tree.Value((gene.value + 1,), numbered=gene.choice % 2 == 1)
@@ -134,7 +139,7 @@ class _Builder:
         # A pipe that holds a page is inherited, and would go on holding it.
         if self._children == weights.MOST_CHILDREN or any(space.pins for space in self._spaces.values()):
             return None
-        child = tree.Actor(_CHILDREN[self._children])
+        child = _actor(_CHILDREN[self._children])
         self._children += 1
         return tree.Fork(self._actor(gene), child)
 
@@ -142,7 +147,7 @@ class _Builder:
         children = [name for name in _CHILDREN if name in self._spaces]
         if not children:
             return None
-        return tree.Leave(tree.Actor(children[gene.actor % len(children)]), "dies" if gene.choice % 2 else "exits")
+        return tree.Leave(_actor(children[gene.actor % len(children)]), "dies" if gene.choice % 2 else "exits")
 
     def _call(self, gene: Gene, verb: str) -> tree.Call:
         return tree.Call(self._actor(gene), verb, self._pages(gene))
@@ -237,7 +242,7 @@ class _Builder:
         closed = sorted(device.name for device in self._closed if device.process == tree.MAIN)
         if not closed:
             return None
-        device = tree.Device(closed[0])
+        device = _device(closed[0])
         self._closed.discard(device)
         return tree.Turn(device, "opens")
 
@@ -264,7 +269,7 @@ class _Builder:
                 self._machine.do(item)
                 block.append(item)
         if not block:
-            block.append(tree.Call(tree.Actor(device.process), "advises", pages, advice="dontneed"))
+            block.append(tree.Call(_actor(device.process), "advises", pages, advice="dontneed"))
             self._machine.do(block[0])
         end()
         return tree.Migrate(device, pages, "device", held=step.held, block=tuple(block))
@@ -285,11 +290,11 @@ class _Builder:
 
     def _meanwhile(self, gene: Gene, step: tree.Migrate) -> tree.Step | None:  # noqa: PLR0911
         """By the same process, of pages that nobody has to wait for: holes that are filled, or the other region."""
-        actor = tree.Actor(step.device.process)
+        actor = _actor(step.device.process)
         pages = self._pages(gene)
         if gene.kind == "advise":
             return tree.Call(actor, "advises", pages, advice="dontneed")
-        device = tree.Device("B" if step.device.name == "A" else "A", actor.name)
+        device = _device("B" if step.device.name == "A" else "A", actor.name)
         if gene.kind == "peek":
             return tree.Peek(device, pages) if device not in self._closed else None
         free = self._free(actor.name, step, holes=gene.choice % 3 > 0)
@@ -339,10 +344,6 @@ class _Builder:
             split = races.parts(self._machine, par)
             races.run(self._machine, [part for column in split for part in column])
         return par
-
-
-def _span(region: str, first: int, stop: int) -> tree.Pages:
-    return tree.Pages(region, first, stop)
 
 
 _CPU: dict[str, Callable[[_Builder, Gene], tree.Step | None]] = {
