@@ -106,6 +106,7 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     space.cut(new)
     for before, place, (vma, pte) in zip(old, new, moved, strict=True):
         if vma.anon is not False:
+            vma.bare = vma.anon is None and (vma.origin is None or vma.bare)
             vma.origin = vma.origin or before
             space.moved.add(place)
         elif any(other.anon is not False for (name, _), other in space.vmas.items() if name == place[0]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dmirror.model import faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
-from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place, Space
+from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place, Space, Vma
 from dmirror.scenario import tree
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def _goes_on(space: Space, before: Place, place: Place, further: bool | None) ->
     """What `further` is at the next place, None: perhaps. One walk goes to the end of a page table, or of a mapping."""
     if further is False or _table(space, before) != _table(space, place):
         return False
+    one, other = space.vmas.get(before), space.vmas.get(place)
+    if one is not None and other is not None and _way(one, before) != _way(other, place):
+        return None if one.bare or other.bare else False
     return None if place in space.cuts else further
 
 
@@ -117,9 +120,13 @@ def _table(space: Space, place: Place) -> object:
     vma = space.vmas.get(place)
     if vma is None:
         return None
-    moved = (vma.origin[0], vma.origin[1] - place[1]) if vma.origin else None
     file = (id(vma.file), vma.index - place[1]) if vma.file else None
-    return (place[0], place[1] // faults.HUGE, vma.rights, file, vma.locked, vma.fork, moved)
+    return (place[0], place[1] // faults.HUGE, vma.rights, file, vma.locked, vma.fork)
+
+
+def _way(vma: Vma, place: Place) -> object:
+    """From where to where it was moved with its pages."""
+    return (vma.origin[0], vma.origin[1] - place[1]) if vma.origin else None
 
 
 def _own(space: Space, key: tuple[str, str], place: Place) -> bool:

@@ -86,6 +86,7 @@ class Vma:
     anon: bool | None = False
     # Where it was when it got its pages, if it was moved since: no neighbour is one with it.
     origin: Place | None = None
+    bare: bool = False  # it perhaps had none when it was moved: then a neighbour may be one with it
 
 
 class File:
