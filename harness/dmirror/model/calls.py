@@ -97,7 +97,7 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
         mapped = [(at, to) for at, to in zip(old, new, strict=True) if at in space.vmas]
         old, new = [at for at, _ in mapped], [to for _, to in mapped]
     # Of several mappings, one may come beside what the next one is going to replace.
-    beside = any(vma.anon is not False for (name, _), vma in space.vmas.items() if name == new[0][0])
+    beside = space.anonymous_near(new[0][0])
     drop(machine, process, new, unmap=True)
     if len(kinds) > 1 and not machine.rules.moves_several:
         # By then the target is unmapped (6.12 mm/mremap.c, mremap_to()).
@@ -111,8 +111,8 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
             vma.bare = vma.anon is None and (vma.origin is None or vma.bare)
             vma.origin = vma.origin or before
             space.moved.add(place)
-        elif beside or any(other.anon is not False for (name, _), other in space.vmas.items() if name == place[0]):
-            vma.anon = None  # it may become one mapping with a neighbour that has had anonymous pages
+        elif beside or space.anonymous_near(place[0]):
+            vma.anon = None
         space.vmas[place] = vma
         if pte is not None:
             space.ptes[place] = pte

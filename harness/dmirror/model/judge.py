@@ -198,9 +198,10 @@ class _Judge:
         split = races.parts(self._worlds[0], par)
         many = races.count(split) > races.ORDERS
         agreeing = self._orders(split, columns, memory, wrong)
-        apart = races.parts(self._worlds[0], par, apart=True)
-        if not agreeing and apart != split:
-            agreeing = self._orders(apart, columns, memory, wrong)
+        if not agreeing:
+            apart = races.parts(self._worlds[0], par, apart=True)
+            if apart != split:
+                agreeing = self._orders(apart, columns, memory, wrong)
         if many or (not agreeing and races.walks(split)):
             # Any one is carried out, and where it goes wrong what is there is taken as it is.
             for machine in self._worlds:

@@ -78,8 +78,7 @@ class Machine:
         vmas = space.vmas
         space.anon.discard(region.name)
         space.cut(places)
-        # It may become one mapping with a neighbour that has had anonymous pages.
-        beside = any(vma.anon is not False for (name, _), vma in vmas.items() if name == region.name)
+        beside = space.anonymous_near(region.name)
         for place in places:
             vmas[place] = Vma(rights, private, file, place[1], huge, hugetlb)
             vmas[place].anon = None if beside and file is None else False

@@ -143,6 +143,10 @@ class Space:
     cuts: set[Place] = field(default_factory=set)
     moved: set[Place] = field(default_factory=set)
 
+    def anonymous_near(self, region: str) -> bool:
+        """Whether what comes to a region may become one mapping with a neighbour that has had anonymous pages."""
+        return any(vma.anon is not False for (name, _), vma in self.vmas.items() if name == region)
+
     def cut(self, places: list[Place]) -> None:
         """A call was for these places alone."""
         region, last = places[-1]
