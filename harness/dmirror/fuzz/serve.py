@@ -88,7 +88,7 @@ def serve(channel: Any) -> None:
             left = (before, after) if after != before else None
             taints = int(os.pread(tainted, 32, 0)) & ~clean
             channel.send(packed(Played(number, record, trouble, said, taints, left)))
-            before = _usage(probes) if left else after
+            before = _usage(probes) if left else after  # what was left may have gone by now
 
 
 def _play(player: Player, scenario: tree.Scenario, *, with_log: bool) -> tuple[Record | None, str]:

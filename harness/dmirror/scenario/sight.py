@@ -28,9 +28,8 @@ class Sight:
         wanted = [(key, name, fd, 1) for key, fd in mirrors.items() for name in regions]
         wanted += [(process, name, fd, 0) for process, fd in pagemaps.items() for name in regions]
         sizes = [regions[name].npages * (_WALKED if walk else _LISTED) for _, name, _, walk in wanted]
-        *cuts, (size, _) = pairwise(accumulate([*sizes, 0], initial=0))
-        self._room = ffi.new("char[]", size or 1)
-        self._before = ffi.new("char[]", size or 1)
+        cuts = list(pairwise(accumulate(sizes, initial=0)))
+        self._room, self._before = (ffi.new("char[]", sum(sizes) or 1) for _ in range(2))
         self._sights = ffi.new(
             "struct dm_sight[]",
             [
