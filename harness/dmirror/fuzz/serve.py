@@ -23,7 +23,6 @@ from dmirror.scenario.world import Unsupported
 
 _TAINTED = Path("/proc/sys/kernel/tainted")
 _SETTLE_S = 0.5  # within which the kernel gives back what it frees later
-_GARBAGE = 50_000  # objects; what a scenario leaves is hardly ever in a circle, and looking for one takes long
 COVER_S = 60.0
 """Between two times that a guest brings what it has counted, where the kernel counts its lines."""
 
@@ -66,7 +65,6 @@ def serve(channel: Any) -> None:
     with LogReader() as log, Player() as player:
         log.new()
         gc.freeze()
-        gc.set_threshold(_GARBAGE)
         before = _usage(probes)
         channel.send(packed(before))
         while True:

@@ -19,7 +19,6 @@ def pytest_collection_finish() -> None:
     from dmirror.plugin import options  # noqa: PLC0415
 
     if options.in_guest():
-        gc.collect()
         gc.freeze()
 
 

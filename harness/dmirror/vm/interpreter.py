@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.vm import console
+from dmirror.vm import console, worker
 from dmirror.vm.guest import DIED, Outcome, boot
 from dmirror.vm.spec import GuestSpec
 
@@ -42,8 +42,9 @@ def outcome(folder: Path) -> Outcome | None:
 def main() -> int:
     folder = Path(os.environ.get(FOLDER) or run_dir(Path(os.environ["DMIRROR_RUN"]), os.getpid()))
     spec = GuestSpec.from_json(Path(os.environ["DMIRROR_GUEST"]).read_text())
+    arguments = [worker.PROGRAM if word == worker.BOOTSTRAP else word for word in sys.argv[1:]]
     try:
-        ended = boot(spec, [sys.executable, *sys.argv[1:]], run_dir=folder, as_interpreter=True)
+        ended = boot(spec, [sys.executable, *arguments], run_dir=folder, as_interpreter=True)
     except CannotRun as error:
         print(f"dmirror: {error}", file=sys.stderr)
         return 2
