@@ -8,8 +8,6 @@ there holds no lock of ours.
 from __future__ import annotations
 
 import array
-import errno
-import functools
 import mmap
 import os
 import select
@@ -23,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from dmirror.process import PATIENCE
-from dmirror.scenario import words
 from dmirror.threads import sleeping
 from dmirror.uapi import build, lib
 
@@ -77,6 +74,17 @@ class Agent:
         """Give an order; `receive` has the answer."""
         self.pending += 1
         self._channel.send(_ORDER.pack(what, *args, *_PADDING[len(args)]))
+
+    @property
+    def channel(self) -> int:
+        """The descriptor, for who gives orders and receives answers in one call."""
+        return self._channel.fileno()
+
+    def late(self) -> None:
+        """Wait for the answer to an order that was given in such a call. Gone, or TimeoutError after PATIENCE."""
+        self.pending += 1
+        self._wait()
+        self.pending -= 1
 
     def receive(self) -> Reply:
         """The answer to the last order. Gone, or TimeoutError after PATIENCE."""
@@ -265,9 +273,3 @@ class Agents:
 def _reply(data: bytes) -> Reply:
     result, fault, number, count = _REPLY.unpack_from(data)
     return Reply(result, fault, number, struct.unpack_from(f"={count}Q", data, _REPLY.size) if count else ())
-
-
-@functools.cache
-def errno_name(number: int) -> str:
-    """EFAULT for 14."""
-    return words.canonical(errno.errorcode.get(number, str(number)))

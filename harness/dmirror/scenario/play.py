@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,10 +18,22 @@ from dmirror.holds import HoldOver
 from dmirror.memory import WORDS, Data, Span
 from dmirror.mirror import devices
 from dmirror.process import PATIENCE
-from dmirror.scenario import tree
-from dmirror.scenario.agents import Agent, Agents, Gone, Reply, errno_name
-from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds
-from dmirror.scenario.world import CHARGE_SLACK, SYSTEM_CALLS, Unsupported, World
+from dmirror.scenario import orders, tree
+from dmirror.scenario.agents import Agent, Agents, Gone, Reply
+from dmirror.scenario.orders import ByAgent, ByDevice, Order
+from dmirror.scenario.record import (
+    Done,
+    Entry,
+    Looked,
+    Outcome,
+    Record,
+    Rounds,
+    Stretch,
+    answered,
+    errno_name,
+    together,
+)
+from dmirror.scenario.world import CHARGE_SLACK, Unsupported, World
 from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
@@ -32,9 +44,6 @@ _INJECT = {
     "system allocation": lib.DMIRROR_INJECT_SYSTEM_ALLOC,
     "copy": lib.DMIRROR_INJECT_COPY,
 }
-_Cpu = tree.Load | tree.Store | tree.Add
-_ByAgent = _Cpu | tree.Call
-_ByDevice = tree.DeviceRead | tree.DeviceWrite | tree.Peek | tree.Migrate | tree.Exclusive | tree.Snapshot
 
 # What may be looked at while a thread is held there: it has no lock that looking takes.
 _LOOK_AT = ("at begin", "after setup", "after copy", "after pages", "before finalize", "when exclusive", "before check")
@@ -111,7 +120,7 @@ class _Play:
         self._world = world
         # Steps of the present block that sleep until the hold is over, by their place in it, and whether they do.
         self._waiting: dict[int, tuple[_Begun, bool]] = {}
-        self._entries: list[Entry] = []
+        self._taken: list[Entry | Stretch] = []
 
     def run(self, *, log: bool) -> Record:
         world = self._world
@@ -130,15 +139,18 @@ class _Play:
             world.group()
         start, broken = world.look(), ""
         try:
-            for item in self._scenario.items:
-                self._entries.append(self._item(item))
+            for straight, items in itertools.groupby(self._scenario.items, orders.straight):
+                if straight:
+                    world.play(items, self._taken)
+                else:
+                    self._taken.extend(map(self._item, items))
         except (TimeoutError, HoldOver, Gone) as error:
             broken = f"{type(error).__name__}: {error}"
         return Record(
             _RELEASE,
             dict(world.addresses),
             start,
-            tuple(self._entries),
+            tuple(self._taken),
             broken,
             world.table() if log else "",
         )
@@ -168,9 +180,9 @@ class _Play:
 
     def _act(self, step: tree.Step) -> Outcome:
         """Do it, from beginning to end."""
-        if isinstance(step, _ByAgent) and _plain(step):
+        if isinstance(step, ByAgent) and _plain(step):
             agent = self._world.agents[step.actor.name]
-            return _together([_accessed(agent, order) for order in self._world.order(step)])
+            return together([_accessed(agent, order) for order in orders.of_agent(step, self._world.span)])
         try:
             return self._other(step)
         except MirrorError as error:
@@ -221,7 +233,7 @@ class _Play:
                 raise ValueError(f"no verb {step.verb!r}")
 
     def _device(self, step: tree.Step) -> Outcome:
-        assert isinstance(step, _ByDevice)
+        assert isinstance(step, ByDevice)
         mirror, span = self._world.mirror(step.device), self._world.span(step.pages)
         if isinstance(step, tree.DeviceRead):
             result = mirror.read(span)
@@ -256,7 +268,7 @@ class _Play:
             world.gone(name)
             return
         if step.how == "exits":
-            agent.send(*world.order(step)[0])
+            agent.send(*orders.of_agent(step, world.span)[0])
             agent.pending -= 1
             agent.wait_gone()
         world.agents.end(name)
@@ -293,12 +305,12 @@ class _Play:
 
     def _begin(self, step: tree.Step, stack: ExitStack) -> _Begun:
         """Begin a step and do not wait for its end."""
-        if isinstance(step, _ByAgent) and _plain(step):
-            orders = self._world.order(step)
-            if len(orders) == 1:
+        if isinstance(step, ByAgent) and _plain(step):
+            order, *more = orders.of_agent(step, self._world.span)
+            if not more:
                 agent = self._world.agents[step.actor.name]
-                agent.send(*orders[0])
-                return _Begun(lambda: _outcome(agent.receive(), orders[0]), agent.wait_asleep)
+                agent.send(*order)
+                return _Begun(lambda: _outcome(agent.receive(), order), agent.wait_asleep)
         task = stack.enter_context(Task(self._act, step))
 
         def asleep() -> bool:
@@ -335,7 +347,7 @@ class _Play:
         return Rounds(tuple(rounds), tuple(seen))
 
     def _stand_ins(self, column: Sequence[tree.Item], number: int) -> dict[str, str]:
-        actors = {item.actor.name for item in column if isinstance(item, _ByAgent)}
+        actors = {item.actor.name for item in column if isinstance(item, ByAgent)}
         names = {actor: f"{actor} in column {number}" for actor in sorted(actors)}
         for actor, name in names.items():
             os.sched_setaffinity(self._world.agents.thread(actor, name).tid, _PROCESSORS)
@@ -347,7 +359,7 @@ class _Play:
         done = []
         for item in column:
             assert isinstance(item, tree.Step)
-            if isinstance(item, _ByAgent):
+            if isinstance(item, ByAgent):
                 item = replace(item, actor=tree.Actor(names[item.actor.name]))  # noqa: PLW2901
             done.append(Done(self._act(item)))
         return tuple(done)
@@ -363,7 +375,7 @@ class _Begun:
 
 def _plain(step: tree.Step) -> bool:
     """Whether agents do it by themselves."""
-    return not isinstance(step, tree.Call) or step.verb in SYSTEM_CALLS
+    return not isinstance(step, tree.Call) or step.verb in orders.SYSTEM_CALLS
 
 
 def _device_of(step: tree.Step) -> tree.Device:
@@ -386,26 +398,12 @@ def _point(step: tree.Step) -> str:
     return f"{family}.{point.removeprefix('at ').replace(' ', '_')}"
 
 
-def _together(outcomes: Sequence[Outcome]) -> Outcome:
-    """One step that was several orders: up to the first that failed."""
-    if len(outcomes) == 1:
-        return outcomes[0]
-    for outcome in outcomes:
-        if outcome.failed:
-            return outcome._replace(pages=sum(one.pages for one in outcomes))
-    return outcomes[0]._replace(pages=sum(one.pages for one in outcomes))
-
-
-def _accessed(agent: Agent, order: tuple[int, ...]) -> Outcome:
+def _accessed(agent: Agent, order: Order) -> Outcome:
     return _outcome(agent.ask(*order), order)
 
 
-def _outcome(reply: Reply, order: tuple[int, ...]) -> Outcome:
-    if reply.signal:
-        return Outcome(signal.Signals(reply.signal).name, reply.values, reply.result, reply.fault)
-    if order[0] == lib.AGENT_CALL:
-        return Outcome(errno_name(-reply.result) if reply.result < 0 else "")
-    return Outcome("", reply.values, reply.result)
+def _outcome(reply: Reply, order: Order) -> Outcome:
+    return answered(reply.result, reply.fault, reply.signal, reply.values, call=order[0] == lib.AGENT_CALL)
 
 
 def _words(data: Data, npages: int) -> tuple[int, ...]:

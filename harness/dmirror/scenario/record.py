@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0
 """What came of a scenario that was played, item by item as they stand in its tree, for whoever judges it.
 
-Named tuples where there are many: to make a frozen dataclass costs several times as much, and a guest is emulated.
+Named tuples where there are many: to make a frozen dataclass costs several times as much, and a guest is emulated. So
+what is played in one call stays bytes there.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import signal
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dmirror.scenario.seen import Raw
+from dmirror.scenario import words
+from dmirror.scenario.seen import Part, Raw
+
+_ENDED = struct.Struct("=qQIIIIII")  # struct dm_ended of uapi/play.h
+_NUMBER = struct.Struct("=Q")
+_CALL = 2  # STEP_CALL there; the host has no use for the extension
 
 BASE, SLOT = 0x100000000000, 1 << 30
 """Where the first region begins, far from what the kernel chooses, and from one to the next: bytes, so that each is in
@@ -36,6 +47,29 @@ class Outcome(NamedTuple):
     pages: int = 0
     fault: int = 0
     slept: bool = False
+
+
+def answered(result: int, fault: int, number: int, values: tuple[int, ...], *, call: bool) -> Outcome:
+    """What an agent said of an order (struct dm_agent_reply of uapi/agent.h): of a system call, or of accesses."""
+    if number:
+        return Outcome(signal.Signals(number).name, values, result, fault)
+    if call:
+        return Outcome(errno_name(-result) if result < 0 else "")
+    return Outcome("", values, result)
+
+
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """One step that was several orders: as the first that failed."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    first = next((outcome for outcome in outcomes if outcome.failed), outcomes[0])
+    return first._replace(pages=sum(outcome.pages for outcome in outcomes))
+
+
+@functools.cache
+def errno_name(number: int) -> str:
+    """EFAULT for 14."""
+    return words.canonical(errno.errorcode.get(number, str(number)))
 
 
 class Done(NamedTuple):
@@ -65,6 +99,43 @@ class Looked(NamedTuple):
 Entry = Done | Rounds | Looked | None
 
 
+class Stretch(NamedTuple):
+    """Steps that were played in one call.
+
+    `before`: what was to be seen before the first one, of which `parts`; `ended`: for each of them struct dm_ended of
+    uapi/play.h and what follows it.
+    """
+
+    before: Raw
+    parts: tuple[Part, ...]
+    ended: bytes
+
+    def steps(self) -> Iterator[Done]:
+        """Each, as if it had been played by itself."""
+        raw, at = self.before, 0
+        outcomes: list[Outcome] = []
+        while at < len(self.ended):
+            result, fault, number, count, what, error, more, changed = _ENDED.unpack_from(self.ended, at)
+            at += _ENDED.size
+            values = struct.unpack_from(f"={count}Q", self.ended, at)
+            at += 8 * count
+            if error:
+                outcomes.append(Outcome(errno_name(error), pages=result))
+            else:
+                outcomes.append(answered(result, fault, number, values, call=what == _CALL))
+            if more:
+                continue
+            found = []
+            for _ in range(changed):
+                part = self.parts[_NUMBER.unpack_from(self.ended, at)[0]]
+                at += _NUMBER.size
+                found.append((part, self.ended[at : at + part.size]))
+                at += part.size
+            raw = raw.after(found)
+            yield Done(together(outcomes), raw)
+            outcomes = []
+
+
 @dataclass(frozen=True)
 class Record:
     """`start`: what was to be seen before the first step. `addresses` of regions; `release` of the kernel.
@@ -75,6 +146,14 @@ class Record:
     release: str
     addresses: dict[str, int]
     start: Raw
-    entries: tuple[Entry, ...]
+    taken: tuple[Entry | Stretch, ...]
     broken: str = ""
     log: str = ""
+
+    @functools.cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What was taken, step by step."""
+        entries: list[Entry] = []
+        for one in self.taken:
+            entries.extend(one.steps() if isinstance(one, Stretch) else [one])
+        return tuple(entries)

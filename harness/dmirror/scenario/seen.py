@@ -10,6 +10,7 @@ import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dmirror.scenario.tree import DEVICES
 
@@ -26,12 +27,33 @@ Mirrored = tuple[str, str]
 """A device's name and that of the process it mirrors."""
 
 
+class Part(NamedTuple):
+    """Of a look: what a mirror has of a region, or a process in its pagemap, and how many bytes that is."""
+
+    of: Mirrored | str
+    region: str
+    size: int
+
+
 @dataclass(frozen=True)
 class Raw:
     """One look: what each mirror has of each region (WALK), and what /proc/PID/pagemap has for each process."""
 
     walks: dict[Mirrored, dict[str, bytes]] = field(default_factory=dict)
     pagemaps: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def after(self, changes: Sequence[tuple[Part, bytes]]) -> Raw:
+        """The next look, where these parts are not as they were. What is, is the same object: that makes a record
+        small."""
+        if not changes:
+            return self
+        walks, pagemaps = dict(self.walks), dict(self.pagemaps)
+        for part, data in changes:
+            if isinstance(part.of, str):
+                pagemaps[part.of] = {**pagemaps[part.of], part.region: data}
+            else:
+                walks[part.of] = {**walks[part.of], part.region: data}
+        return Raw(walks, pagemaps)
 
 
 @dataclass(frozen=True, slots=True)

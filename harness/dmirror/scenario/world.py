@@ -7,23 +7,23 @@ import errno
 import mmap
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from dmirror.events import Event as Logged
-from dmirror.memory import HUGE_PAGES, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, Span
+from dmirror.memory import HUGE_PAGES, MAP_FIXED_NOREPLACE, MAP_HUGETLB, PAGE, Span
 from dmirror.mirror import Counters, Mirror
 from dmirror.process import PATIENCE
-from dmirror.scenario import tree, words
+from dmirror.scenario import orders, tree, words
 from dmirror.scenario.agents import Agent, Agents
-from dmirror.scenario.record import BASE, SLOT, Event, address
+from dmirror.scenario.record import BASE, SLOT, Entry, Event, Stretch, address
 from dmirror.scenario.seen import Mirrored, Raw
 from dmirror.scenario.sight import Sight
 from dmirror.uapi import ffi, lib
 
 # arch/x86/entry/syscalls/syscall_64.tbl
-_MMAP, _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _CLOSE, _FTRUNCATE = 9, 10, 11, 25, 28, 3, 77
-_MLOCK, _MUNLOCK, _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD, _EXIT_GROUP = 149, 150, 22, 278, 279, 319, 231
-_OPEN = 2
+_OPEN, _CLOSE, _MMAP, _MPROTECT, _MUNMAP, _MADVISE, _FTRUNCATE = 2, 3, 9, 10, 11, 28, 77
+_PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD = 22, 278, 279, 319
 _MPOL_MF_MOVE = 2
 _REGISTER = (1 << 64) - 1  # what one holds; -1 is that, too
 
@@ -34,9 +34,6 @@ _RECORDS = 16384  # of a mirror's log: many times what a scenario makes
 
 CHARGE_SLACK = 64 * (os.cpu_count() or 1)
 """Pages: so many for each processor may not be in memory.stat yet (MEMCG_CHARGE_BATCH, mm/memcontrol.c)."""
-
-SYSTEM_CALLS = ("unmaps", "protects", "moves", "advises", "collapses", "locks", "unlocks")
-"""The verbs of tree.Call that are one system call, which an agent makes by itself."""
 
 
 class Unsupported(Exception):
@@ -84,7 +81,7 @@ class World:
         span = self.span(tree.Pages(region.name))
         self.map(tree.MAIN, span, region, fresh=True)
         if region.written is not None:
-            for order in _stores(span, region.written):
+            for order in orders.stores(span, region.written):
                 main.ask(*order)
         elif region.read:
             main.ask(lib.AGENT_LOAD, span.addr, span.npages)
@@ -119,32 +116,6 @@ class World:
         return int(lib.AGENT_SCRATCH)
 
     # What a process does
-
-    def order(self, step: tree.Load | tree.Store | tree.Add | tree.Call | tree.Leave) -> list[tuple[int, ...]]:
-        """The orders that make the step, for `Agent.send`; most are one."""
-        if isinstance(step, tree.Leave):
-            return [(lib.AGENT_CALL, _EXIT_GROUP, 0)]
-        span = self.span(step.pages)
-        if isinstance(step, tree.Load):
-            return [(lib.AGENT_LOAD, span.addr, span.npages)]
-        if isinstance(step, tree.Add):
-            return [(lib.AGENT_ADD, span.addr, span.npages, step.amount & _REGISTER, 0)]
-        if isinstance(step, tree.Store):
-            return _stores(span, step.value)
-        return [(lib.AGENT_CALL, *self._system_call(step, span))]
-
-    def _system_call(self, step: tree.Call, span: Span) -> tuple[int, ...]:
-        if step.verb == "moves":
-            assert step.to is not None
-            target = self.span(step.to)
-            return _MREMAP, span.addr, span.bytes, target.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target.addr
-        if step.verb == "protects":
-            assert step.rights is not None
-            return _MPROTECT, span.addr, span.bytes, words.RIGHTS[step.rights]
-        if step.verb in ("advises", "collapses"):
-            return _MADVISE, span.addr, span.bytes, words.ADVICES[step.advice or "collapse"]
-        number = {"unmaps": _MUNMAP, "locks": _MLOCK, "unlocks": _MUNLOCK}[step.verb]
-        return number, span.addr, span.bytes
 
     def pin(self, process: str, span: Span) -> None:
         """A pipe for each page, which holds a reference on it (vmsplice(2))."""
@@ -325,13 +296,37 @@ class World:
 
     def look(self) -> Raw:
         """What page tables of processes and devices have; nothing is faulted."""
+        return self._see().look()
+
+    def play(self, steps: Iterable[tree.Item], taken: list[Entry | Stretch]) -> None:
+        """Play steps that are straight (orders.py), in one call; `taken` gets what came of them, even if they do not
+        come to their end. Raises as Agent.receive."""
+        sight, packed = self._see(), orders.packed(steps, self.span)
+        before, ended = sight.last, []
+        try:
+            for data in sight.play(packed, [self._descriptor(who) for who in packed.who], self._late):
+                ended.append(data)
+        finally:
+            taken.append(Stretch(before, sight.parts, b"".join(ended)))
+
+    def _descriptor(self, who: str | Mirrored) -> int:
+        """An agent's channel, or a mirror; -1, and so EBADF, where that was closed."""
+        if isinstance(who, str):
+            return self.agents[who].channel
+        return self.mirrors[who].fd if who in self.mirrors else -1
+
+    def _late(self, who: str | Mirrored) -> None:
+        assert isinstance(who, str)
+        self.agents[who].late()
+
+    def _see(self) -> Sight:
         if self._sight is None:
             self._sight = Sight(
                 {name: self.span(tree.Pages(name)) for name in self.regions},
                 {key: mirror.fd for key, mirror in self.mirrors.items() if key[1] in self._processes},
                 {name: agent.pagemap() for name, agent in self.agents.all.items() if name in self._processes},
             )
-        return self._sight.look()
+        return self._sight
 
     # The end
 
@@ -365,11 +360,3 @@ class World:
 def _counts(file: Path) -> dict[str, int]:
     """A file of names and numbers, as /proc/vmstat and memory.stat are."""
     return {name: int(number) for name, number in (line.split() for line in file.read_text().splitlines())}
-
-
-def _stores(span: Span, value: tree.Value) -> list[tuple[int, ...]]:
-    """The orders that store a value."""
-    numbers = [number & _REGISTER for number in value.of(span.npages)]
-    if value.numbered or len(set(numbers)) == 1:
-        return [(lib.AGENT_STORE, span.addr, span.npages, numbers[0], int(value.numbered))]
-    return [(lib.AGENT_STORE, span[page].addr, 1, number, 0) for page, number in enumerate(numbers)]

@@ -29,9 +29,10 @@ HEADERS = (
     _HERE / "torture.h",
     _HERE / "agent.h",
     _HERE / "look.h",
+    _HERE / "play.h",
 )
 SOURCES = tuple(
-    _HERE / name for name in ("memory.c", "ledger.c", "calls.c", "steer.c", "mix.c", "quiet.c", "race.c", "look.c")
+    _HERE / f"{name}.c" for name in ("memory", "ledger", "calls", "steer", "mix", "quiet", "race", "look", "play")
 )
 AGENT = "dmirror-agent"
 """The program of a scenario's processes, in the same folder."""

@@ -10,6 +10,12 @@
 
 #include "look.h"
 
+/* Bytes of an answer. */
+static size_t look_size(const struct dm_sight *sight)
+{
+	return sight->npages * (sight->walk ? sizeof(struct dmirror_page) : sizeof(uint64_t));
+}
+
 static int look_walk(const struct dm_sight *sight, size_t size)
 {
 	struct dmirror_walk walk = {
@@ -38,7 +44,7 @@ int dm_look(const struct dm_sight *sights, int count, int *changed)
 
 	for (int i = 0; i < count; i++) {
 		const struct dm_sight *sight = &sights[i];
-		size_t size = sight->npages * (sight->walk ? sizeof(struct dmirror_page) : sizeof(uint64_t));
+		size_t size = look_size(sight);
 		int ret = sight->walk ? look_walk(sight, size) : look_pagemap(sight, size);
 
 		if (ret)
