@@ -164,7 +164,7 @@ def migrations_fail(scenario: tree.Scenario, record: Record) -> Record:
         Done(Outcome("EIO"), entry.seen) if fails(item) and isinstance(entry, Done) else entry
         for item, entry in zip(scenario.items, record.entries, strict=True)
     ]
-    return replace(record, entries=tuple(entries))
+    return replace(record, taken=tuple(entries))
 
 
 @pytest.mark.usefixtures("short_rounds")

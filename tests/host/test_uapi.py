@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from dmirror.scenario import record
 from dmirror.uapi import build, ffi, lib
 
 # From lib/test_hmm_uapi.h of 6.1 to 7.3, as the compiler of x86-64 sees it.
@@ -51,6 +52,18 @@ def test_own_structures_have_no_holes(kind: str) -> None:
         assert field.offset == end
         end += ffi.sizeof(field.type)
     assert end == ffi.sizeof(f"struct dmirror_{kind}")
+
+
+def test_what_a_stretch_is_read_by_is_laid_out_as_it_is_written() -> None:
+    offsets = [field.offset for _, field in ffi.typeof("struct dm_ended").fields[1:]]
+    reply = [field.offset for _, field in ffi.typeof("struct dm_agent_reply").fields]
+    zeroes = record.ENDED.unpack(bytes(record.ENDED.size))
+    assert (len(zeroes), record.ENDED.size) == (len(reply + offsets), ffi.sizeof("struct dm_ended"))
+    for number, offset in enumerate(reply + offsets):
+        changed = bytearray(record.ENDED.size)
+        changed[offset] = 1
+        assert record.ENDED.unpack(changed) == tuple(int(n == number) for n in range(len(zeroes)))
+    assert lib.STEP_CALL == record.CALL
 
 
 def test_declarations_leave_values_to_the_compiler() -> None:

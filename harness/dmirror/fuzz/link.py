@@ -18,6 +18,7 @@ from dmirror.errors import CannotRun
 from dmirror.fuzz.serve import Played, packed, unpacked
 from dmirror.plugin import death
 from dmirror.scenario import tree
+from dmirror.scenario.course import course
 from dmirror.splats import Splat
 from dmirror.vm import console, remote
 from dmirror.vm.guest import is_running
@@ -72,7 +73,7 @@ class Guest:
         waiting = self._waiting = deque()
         for number, scenario in scenarios:
             waiting.append(number)
-            self._send(waiting, (number, log, scenario))
+            self._send(waiting, (number, log, course(scenario)))
             if len(waiting) == _WINDOW:
                 yield self._receive(waiting)
         while waiting:

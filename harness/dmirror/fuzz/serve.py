@@ -16,7 +16,7 @@ from typing import Any
 from dmirror import gcov, modules
 from dmirror.mirror import Mirror, devices
 from dmirror.plugin.kmsg import LogReader
-from dmirror.scenario import tree
+from dmirror.scenario.course import Course
 from dmirror.scenario.play import Player
 from dmirror.scenario.record import Record
 from dmirror.scenario.world import Unsupported
@@ -57,7 +57,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def serve(channel: Any) -> None:
-    """Take scenarios off a channel, (number, with a table of events, scenario) each, until None comes."""
+    """Take scenarios off a channel, (number, with a table of events, its course) each, until None comes."""
     modules.wait()
     probes = {device: Mirror(device) for device in devices()}
     tainted = os.open(_TAINTED, os.O_RDONLY)
@@ -74,9 +74,9 @@ def serve(channel: Any) -> None:
             if time.monotonic() - brought > COVER_S:
                 brought = time.monotonic()
                 gcov.bring(Path(os.environ["DMIRROR_RUN_DIR"]))
-            number, with_log, scenario = unpacked(data)
+            number, with_log, ready = unpacked(data)
             clean = int(os.pread(tainted, 32, 0))
-            record, trouble = _play(player, scenario, with_log=with_log)
+            record, trouble = _play(player, ready, with_log=with_log)
             after = _usage(probes)
             until = time.monotonic() + _SETTLE_S
             while after != before and time.monotonic() < until:
@@ -89,9 +89,9 @@ def serve(channel: Any) -> None:
             before = _usage(probes) if left else after  # what was left may have gone by now
 
 
-def _play(player: Player, scenario: tree.Scenario, *, with_log: bool) -> tuple[Record | None, str]:
+def _play(player: Player, ready: Course, *, with_log: bool) -> tuple[Record | None, str]:
     try:
-        return player.play(scenario, log=with_log), ""
+        return player.run(ready, log=with_log), ""
     except Unsupported as error:
         return None, f"it cannot be played here: {error}"
     except Exception:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from dmirror.memory import MREMAP_FIXED, MREMAP_MAYMOVE, Span
+from dmirror.memory import HUGE_PAGES, MREMAP_FIXED, MREMAP_MAYMOVE, Span
 from dmirror.scenario import tree, words
+from dmirror.scenario.record import address
 from dmirror.scenario.seen import Mirrored
 from dmirror.uapi import lib
 
@@ -18,8 +19,8 @@ ByDevice = tree.DeviceRead | tree.DeviceWrite | tree.Peek | tree.Migrate | tree.
 Order = tuple[int, ...]
 """AGENT_* and its arguments (uapi/agent.h)."""
 
-Where = Callable[[tree.Pages], Span]
-"""Where pages of a region are."""
+Places = dict[str, Span]
+"""Of whole regions."""
 
 # asm/unistd_64.h
 _MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _MLOCK, _MUNLOCK, _EXIT_GROUP = 10, 11, 25, 28, 149, 150, 231
@@ -48,18 +49,30 @@ class Packed(NamedTuple):
     pages: int
 
 
-def of_agent(step: ByAgent | tree.Leave, where: Where) -> list[Order]:
+def places(regions: Sequence[tree.Region]) -> Places:
+    """Where they are."""
+    sizes = (region.count * (HUGE_PAGES if region.huge else 1) for region in regions)
+    return {region.name: Span(address(n), size) for n, (region, size) in enumerate(zip(regions, sizes, strict=True))}
+
+
+def within(places: Places, pages: tree.Pages) -> Span:
+    """Where pages of a region are."""
+    whole = places[pages.region]
+    return whole if pages.stop is None and not pages.first else whole[pages.first : pages.stop]
+
+
+def of_agent(step: ByAgent | tree.Leave, places: Places) -> list[Order]:
     """The orders that make the step, most are one."""
     if isinstance(step, tree.Leave):
         return [(lib.AGENT_CALL, _EXIT_GROUP, 0)]
-    span = where(step.pages)
+    span = within(places, step.pages)
     if isinstance(step, tree.Load):
         return [(lib.AGENT_LOAD, span.addr, span.npages)]
     if isinstance(step, tree.Add):
         return [(lib.AGENT_ADD, span.addr, span.npages, step.amount & _REGISTER, 0)]
     if isinstance(step, tree.Store):
         return stores(span, step.value)
-    return [(lib.AGENT_CALL, *_system_call(step, span, where))]
+    return [(lib.AGENT_CALL, *_system_call(step, span, places))]
 
 
 def stores(span: Span, value: tree.Value) -> list[Order]:
@@ -78,10 +91,10 @@ def _one(value: tree.Value) -> tuple[int, int] | None:
     return None
 
 
-def _system_call(step: tree.Call, span: Span, where: Where) -> tuple[int, ...]:
+def _system_call(step: tree.Call, span: Span, places: Places) -> tuple[int, ...]:
     if step.verb == "moves":
         assert step.to is not None
-        target = where(step.to)
+        target = within(places, step.to)
         return _MREMAP, span.addr, span.bytes, target.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target.addr
     if step.verb == "protects":
         assert step.rights is not None
@@ -103,7 +116,7 @@ def straight(item: tree.Item) -> bool:
     return isinstance(item, ByAgent | ByDevice)
 
 
-def packed(steps: Iterable[tree.Item], where: Where) -> Packed:
+def packed(steps: Iterable[tree.Item], places: Places) -> Packed:
     """Steps that are straight, each of them whole."""
     who: dict[str | Mirrored, int] = {}
     data, most = [], 0
@@ -111,12 +124,12 @@ def packed(steps: Iterable[tree.Item], where: Where) -> Packed:
         if isinstance(step, ByAgent):
             what = lib.STEP_CALL if isinstance(step, tree.Call) else lib.STEP_ACCESS
             number = who.setdefault(step.actor.name, len(who))
-            orders = of_agent(step, where)
+            orders = of_agent(step, places)
         else:
             assert isinstance(step, ByDevice)
             what = _MIGRATES[step.to] if isinstance(step, tree.Migrate) else _CALLS[type(step)]
             number = who.setdefault((step.device.name, step.device.process), len(who))
-            span = where(step.pages)
+            span = within(places, step.pages)
             most = max(most, span.npages)
             value = _one(step.value) if isinstance(step, tree.DeviceWrite) else None
             orders = [(0, span.addr, span.npages, *(value or ()))]

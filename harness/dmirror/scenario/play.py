@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from dmirror.mirror import devices
 from dmirror.process import PATIENCE
 from dmirror.scenario import orders, tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply
-from dmirror.scenario.orders import ByAgent, ByDevice, Order
+from dmirror.scenario.course import Course, course
+from dmirror.scenario.orders import ByAgent, ByDevice, Order, Packed
 from dmirror.scenario.record import (
     Done,
     Entry,
@@ -73,18 +73,17 @@ class Player:
 
         `log`: with the record's table of events, which takes several times as long.
         """
-        items = list(tree.walk(scenario.items))
+        return self.run(course(scenario), log=log)
+
+    def run(self, ready: Course, *, log: bool) -> Record:
+        """The same with one that is made ready already."""
         with _one_processor():
             if self._agents is None:
                 self._agents = Agents(tree.MAIN)
-            world = World(
-                self._agents,
-                logged=log or any(isinstance(item, tree.Saw | tree.Forget) for item in items),
-                counted=any(isinstance(item, tree.Counts) for item in items),
-            )
+            world = World(self._agents, ready.regions, logged=log or ready.logged, counted=ready.counted)
             whole = False
             try:
-                record = _Play(scenario, items, world).run(log=log)
+                record = _Play(ready, world).run(log=log)
                 whole = world.clear()
             finally:
                 if not whole:
@@ -112,43 +111,41 @@ def _one_processor() -> Iterator[None]:
 
 
 class _Play:
-    """One scenario under way; `items` are all of its items, by tree.walk()."""
+    """One scenario under way."""
 
-    def __init__(self, scenario: tree.Scenario, items: Sequence[tree.Item], world: World) -> None:
-        self._scenario = scenario
-        self._items = items
+    def __init__(self, ready: Course, world: World) -> None:
+        self._course = ready
         self._world = world
         # Steps of the present block that sleep until the hold is over, by their place in it, and whether they do.
         self._waiting: dict[int, tuple[_Begun, bool]] = {}
         self._taken: list[Entry | Stretch] = []
 
     def run(self, *, log: bool) -> Record:
-        world = self._world
-        mentioned = tree.mirrors(self._items)
-        missing = [name for name, _ in mentioned if tree.DEVICES[name] not in _devices()]
+        world, ready = self._world, self._course
+        missing = [name for name, _ in ready.mirrored if tree.DEVICES[name] not in _devices()]
         if missing:
             raise Unsupported(f"no hmm_dmirror{tree.DEVICES[missing[0]]}: the driver was given no coherent memory")
-        for region in self._scenario.regions:
+        for region in ready.regions:
             world.declare(region)
-        for device, process in mentioned:
+        for device, process in ready.mirrored:
             if process == tree.MAIN:
                 world.open(tree.Device(device))
-        for child in dict.fromkeys(region.shared_with for region in self._scenario.regions if region.shared_with):
+        for child in dict.fromkeys(region.shared_with for region in ready.regions if region.shared_with):
             self._fork(tree.MAIN, child)
-        if any(isinstance(item, tree.Charged) for item in self._items):
+        if ready.charged:
             world.group()
         start, broken = world.look(), ""
         try:
-            for straight, items in itertools.groupby(self._scenario.items, orders.straight):
-                if straight:
-                    world.play(items, self._taken)
+            for part in ready.parts:
+                if isinstance(part, Packed):
+                    world.play(part, self._taken)
                 else:
-                    self._taken.extend(map(self._item, items))
+                    self._taken.append(self._item(part))
         except (TimeoutError, HoldOver, Gone) as error:
             broken = f"{type(error).__name__}: {error}"
         return Record(
             _RELEASE,
-            dict(world.addresses),
+            {name: span.addr for name, span in world.places.items()},
             start,
             tuple(self._taken),
             broken,
@@ -182,7 +179,7 @@ class _Play:
         """Do it, from beginning to end."""
         if isinstance(step, ByAgent) and _plain(step):
             agent = self._world.agents[step.actor.name]
-            return together([_accessed(agent, order) for order in orders.of_agent(step, self._world.span)])
+            return together([_accessed(agent, order) for order in orders.of_agent(step, self._world.places)])
         try:
             return self._other(step)
         except MirrorError as error:
@@ -256,7 +253,7 @@ class _Play:
 
     def _fork(self, parent: str, child: str) -> None:
         self._world.fork(parent, child)
-        for device in tree.opened_at_fork(self._items, child):
+        for device in self._course.at_fork[child]:
             self._world.open(tree.Device(device, child))
 
     def _leave(self, step: tree.Leave) -> None:
@@ -268,7 +265,7 @@ class _Play:
             world.gone(name)
             return
         if step.how == "exits":
-            agent.send(*orders.of_agent(step, world.span)[0])
+            agent.send(*orders.of_agent(step, world.places)[0])
             agent.pending -= 1
             agent.wait_gone()
         world.agents.end(name)
@@ -306,7 +303,7 @@ class _Play:
     def _begin(self, step: tree.Step, stack: ExitStack) -> _Begun:
         """Begin a step and do not wait for its end."""
         if isinstance(step, ByAgent) and _plain(step):
-            order, *more = orders.of_agent(step, self._world.span)
+            order, *more = orders.of_agent(step, self._world.places)
             if not more:
                 agent = self._world.agents[step.actor.name]
                 agent.send(*order)

@@ -18,9 +18,13 @@ from typing import NamedTuple
 from dmirror.scenario import words
 from dmirror.scenario.seen import Part, Raw
 
-_ENDED = struct.Struct("=qQIIIIII")  # struct dm_ended of uapi/play.h
+ENDED = struct.Struct("=qQIIIIII")
+"""struct dm_ended of uapi/play.h."""
+
+CALL = 2
+"""STEP_CALL there: who judges has no use for the extension."""
+
 _NUMBER = struct.Struct("=Q")
-_CALL = 2  # STEP_CALL there; the host has no use for the extension
 
 BASE, SLOT = 0x100000000000, 1 << 30
 """Where the first region begins, far from what the kernel chooses, and from one to the next: bytes, so that each is in
@@ -115,14 +119,14 @@ class Stretch(NamedTuple):
         raw, at = self.before, 0
         outcomes: list[Outcome] = []
         while at < len(self.ended):
-            result, fault, number, count, what, error, more, changed = _ENDED.unpack_from(self.ended, at)
-            at += _ENDED.size
+            result, fault, number, count, what, error, more, changed = ENDED.unpack_from(self.ended, at)
+            at += ENDED.size
             values = struct.unpack_from(f"={count}Q", self.ended, at)
             at += 8 * count
             if error:
                 outcomes.append(Outcome(errno_name(error), pages=result))
             else:
-                outcomes.append(answered(result, fault, number, values, call=what == _CALL))
+                outcomes.append(answered(result, fault, number, values, call=what == CALL))
             if more:
                 continue
             found = []

@@ -7,15 +7,16 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmirror.events import Event as Logged
-from dmirror.memory import HUGE_PAGES, MAP_FIXED_NOREPLACE, MAP_HUGETLB, PAGE, Span
+from dmirror.memory import MAP_FIXED_NOREPLACE, MAP_HUGETLB, PAGE, Span
 from dmirror.mirror import Counters, Mirror
 from dmirror.process import PATIENCE
 from dmirror.scenario import orders, tree, words
 from dmirror.scenario.agents import Agent, Agents
+from dmirror.scenario.orders import Packed
 from dmirror.scenario.record import BASE, SLOT, Entry, Event, Stretch, address
 from dmirror.scenario.seen import Mirrored, Raw
 from dmirror.scenario.sight import Sight
@@ -41,16 +42,16 @@ class Unsupported(Exception):
 
 
 class World:
-    """The state of one play. `agents` act, `mirrors` are open, `addresses` say where each region begins, in bytes.
+    """The state of one play. `agents` act, `mirrors` are open, `places` are where the regions are.
 
     `logged`: what mirrors are told is kept; `counted`: what they count from the beginning is known.
     """
 
-    def __init__(self, agents: Agents, *, logged: bool, counted: bool) -> None:
+    def __init__(self, agents: Agents, regions: Sequence[tree.Region], *, logged: bool, counted: bool) -> None:
         self.agents = agents
+        self.regions = {region.name: region for region in regions}
+        self.places = orders.places(regions)
         self.mirrors: dict[Mirrored, Mirror] = {}
-        self.regions: dict[str, tree.Region] = {}
-        self.addresses: dict[str, int] = {}
         self._logged, self._counted = logged, counted
         self._processes = {tree.MAIN}
         self._sight: Sight | None = None
@@ -63,22 +64,14 @@ class World:
 
     # Memory
 
-    def pages_of(self, name: str) -> int:
-        """How many pages a region has."""
-        region = self.regions[name]
-        return region.count * (HUGE_PAGES if region.huge else 1)
-
     def span(self, pages: tree.Pages) -> Span:
         """Where pages of a region are."""
-        stop = self.pages_of(pages.region) if pages.stop is None else pages.stop
-        return Span(self.addresses[pages.region] + pages.first * PAGE, stop - pages.first, pages.first)
+        return orders.within(self.places, pages)
 
     def declare(self, region: tree.Region) -> None:
-        """Give it its place and map it in the first process, populated as it says."""
-        self.addresses[region.name] = address(len(self.regions))
-        self.regions[region.name] = region
+        """Map it in the first process, populated as it says."""
         main = self.agents[tree.MAIN]
-        span = self.span(tree.Pages(region.name))
+        span = self.places[region.name]
         self.map(tree.MAIN, span, region, fresh=True)
         if region.written is not None:
             for order in orders.stores(span, region.written):
@@ -262,7 +255,6 @@ class World:
 
     def _read(self, key: Mirrored) -> None:
         mirror = self.mirrors[key]
-        named = {name: self.span(tree.Pages(name)) for name in self.regions}
         size = ffi.sizeof("struct dmirror_event")
         while True:
             try:
@@ -270,7 +262,7 @@ class World:
             except BlockingIOError:
                 return
             records = ffi.from_buffer("struct dmirror_event[]", data)
-            self._events[key].extend(Logged.decode(record, named) for record in records)
+            self._events[key].extend(Logged.decode(record, self.places) for record in records)
 
     def forget(self) -> None:
         """From here on `events` counts anew."""
@@ -298,10 +290,10 @@ class World:
         """What page tables of processes and devices have; nothing is faulted."""
         return self._see().look()
 
-    def play(self, steps: Iterable[tree.Item], taken: list[Entry | Stretch]) -> None:
-        """Play steps that are straight (orders.py), in one call; `taken` gets what came of them, even if they do not
-        come to their end. Raises as Agent.receive."""
-        sight, packed = self._see(), orders.packed(steps, self.span)
+    def play(self, packed: Packed, taken: list[Entry | Stretch]) -> None:
+        """Play steps in one call; `taken` gets what came of them, even if they do not come to their end. Raises as
+        Agent.receive."""
+        sight = self._see()
         before, ended = sight.last, []
         try:
             for data in sight.play(packed, [self._descriptor(who) for who in packed.who], self._late):
@@ -322,7 +314,7 @@ class World:
     def _see(self) -> Sight:
         if self._sight is None:
             self._sight = Sight(
-                {name: self.span(tree.Pages(name)) for name in self.regions},
+                self.places,
                 {key: mirror.fd for key, mirror in self.mirrors.items() if key[1] in self._processes},
                 {name: agent.pagemap() for name, agent in self.agents.all.items() if name in self._processes},
             )
@@ -344,8 +336,8 @@ class World:
                 self.agents.end(agent.name)
         whole = tree.MAIN in self._processes
         if whole and self._pins.get(tree.MAIN):
-            for name in self.regions:
-                self.unpin(tree.MAIN, self.span(tree.Pages(name)))
+            for span in self.places.values():
+                self.unpin(tree.MAIN, span)
         if whole:
             main: Agent = self.agents[tree.MAIN]
             main.call("munmap", _MUNMAP, BASE, len(self.regions) * SLOT)
