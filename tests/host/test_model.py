@@ -242,6 +242,21 @@ class TestJudging:
             rounds = Rounds((columns,), (raw([MAPPED_RAM]),))
             assert (judge(story, record(raw([RAM]), rounds)) == []) is right
 
+    @pytest.mark.parametrize(("value", "right"), [(0, True), (6, True), (7, False)])
+    def test_a_device_that_reads_in_a_race_has_faulted_before(self, value, right):
+        """Its fault maps what is in the file around it; the CPU then stores, before the data are taken."""
+        story = scenario(
+            "region buf: shared 2 pages, written 0\nCPU advises buf dontneed\npar\n"
+            "    column\n        CPU writes buf[1] = 6\n    column\n        A reads buf[1]"
+        )
+        columns = ((Done(Outcome(values=(6,), pages=1)),), (Done(Outcome(values=(value,), pages=1)),))
+        after = (VALID | WRITE | MAPPED | MAPPED_WRITE, 101, 101, PRESENT)
+        start = raw([RAM, (VALID | WRITE, 101, 0, PRESENT)])
+        gone = Done(Outcome(), raw([(0, 0, 0, 0)] * 2))
+        rounds = Rounds((columns,), (raw([RAM, after]),))
+        problems = judge(story, record(start, gone, rounds))
+        assert (problems == []) is right, [one.text for one in problems]
+
     @pytest.mark.parametrize("back", [1, 0])
     def test_a_migration_in_a_race_maps_last(self, back):
         """A takes one page back and tells B of both: that B then maps the other is the end of its migration."""

@@ -23,7 +23,8 @@ Part = tuple[int, int, tree.Step]
 def parts(machine: Machine, par: tree.Par, *, apart: bool = False) -> list[list[Part]]:
     """The columns in parts that take effect at once: an access is one for each page.
 
-    `apart`: a migration to a device is two, since the driver maps what has come to the device after all is done.
+    `apart`: a migration to a device is two, since the driver maps what has come to the device after all is done. A
+    device's read is two, since data are taken after the fault, which may have to be repeated for that.
     """
     columns: list[list[Part]] = []
     for number, column in enumerate(par.columns):
@@ -31,7 +32,10 @@ def parts(machine: Machine, par: tree.Par, *, apart: bool = False) -> list[list[
         for index, item in enumerate(column):
             assert isinstance(item, tree.Step)
             if isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
-                here.extend((number, index, single) for single in _singles(machine, item))
+                singles = [(number, index, single) for single in _singles(machine, item)]
+                # Of several pages walks() says the same and more.
+                twice = apart and isinstance(item, tree.DeviceRead) and len(singles) == 1
+                here += singles * (2 if twice else 1)
             else:
                 here += [(number, index, item)] * (2 if apart and _to_device(item) else 1)
         columns.append(here)
@@ -103,6 +107,8 @@ def run(machine: Machine, order: Sequence[Part], *, past: bool = False) -> dict[
         if before is not None and isinstance(step, tree.Migrate):
             devices.map_late(machine, step)
             continue
+        if isinstance(step, tree.DeviceRead) and order[number] in order[:number]:
+            before = None  # it only faulted
         now = machine.do(step)
         if past and isinstance(step, tree.DeviceWrite) and now.failed == {"EPERM"}:
             places = [place for page in _rest(order[number + 1 :], key) for place in machine.places(page)]
