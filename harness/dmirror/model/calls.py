@@ -105,6 +105,8 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
     space.anon.discard(new[0][0])
+    # What may part two mappings goes with them.
+    space.cuts |= {to for at, to in zip(old, new, strict=True) if at in space.cuts}
     space.cut(new)
     for before, place, (vma, pte) in zip(old, new, moved, strict=True):
         if vma.anon is not False:
