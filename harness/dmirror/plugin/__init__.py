@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import gc
+import importlib
 
 import pytest
 
 from dmirror import modules
 
-_PARTS = ("options", "markers", "fixtures", "scenarios", "logs")
-pytest_plugins = [f"dmirror.plugin.{name}" for name in _PARTS]
+_PARTS = tuple(f"dmirror.plugin.{name}" for name in ("options", "markers", "fixtures", "scenarios", "logs"))
+pytest.register_assert_rewrite(*_PARTS)
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Registers the parts. Those that pytest_plugins names are looked for among all that is installed, one by one."""
+    for name in _PARTS:
+        pluginmanager.register(importlib.import_module(name), name)
 
 
 def pytest_collection_finish() -> None:

@@ -86,6 +86,8 @@ def configure(config: pytest.Config) -> None:
         os.environ["DMIRROR_GUEST"] = os.fspath(run / DESCRIPTION)
         os.environ["DMIRROR_RUN"] = os.fspath(run)
         hosts = _hosts(config, run, spec)
+        if set(hosts) == {remote.HERE}:
+            os.environ[uapi.FOLDER] = os.fspath(uapi.folder())
     except CannotRun as error:
         pytest.exit(str(error), returncode=2)
     option.tx = [f"popen//python={shlex.join(remote.interpreter(host))}" for host in hosts]

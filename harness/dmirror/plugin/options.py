@@ -146,6 +146,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # What is named is not asked for. Of each file beside it every plugin is asked, which takes a guest long.
+    if getattr(config, "workerinput", {}).get(CHOSEN):
+        return True
     # The harness's own tests belong to the host; in a guest they run only when they are named.
     unnamed = config.args_source == pytest.Config.ArgsSource.TESTPATHS
     return True if in_guest() and unnamed and collection_path == _HOST_TESTS else None

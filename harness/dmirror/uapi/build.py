@@ -34,6 +34,8 @@ HEADERS = (
 SOURCES = tuple(
     _HERE / f"{name}.c" for name in ("memory", "ledger", "calls", "steer", "mix", "quiet", "race", "look", "play")
 )
+FOLDER = "DMIRROR_UAPI"
+"""The environment's name for that folder, where it is known: to read all that goes into its name takes a guest long."""
 AGENT = "dmirror-agent"
 """The program of a scenario's processes, in the same folder."""
 _AGENT_SOURCE = _HERE / "agent.c"
@@ -62,7 +64,8 @@ def _digest() -> str:
 
 def folder() -> Path:
     """The folder that holds the extension for this interpreter, whether it is built yet or not."""
-    return paths.cache() / "uapi" / _digest()
+    told = os.environ.get(FOLDER)
+    return Path(told) if told else paths.cache() / "uapi" / _digest()
 
 
 def _compiler() -> list[str]:
