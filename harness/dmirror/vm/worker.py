@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
-"""In a guest: what an interpreter runs that execnet started there."""
+"""What an interpreter runs in a guest in place of execnet's own beginning."""
 
 from __future__ import annotations
 
-import gc
-import sys
-from pathlib import Path
-
 BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"
-"""execnet's program for an interpreter (execnet.gateway_io.popen_bootstrapline)."""
+"""execnet's (execnet.gateway_io.popen_bootstrapline): the program comes as a line."""
 
-PROGRAM = "from dmirror.vm.worker import main; main()"
-"""Ours instead of that."""
-
-_GARBAGE = 50_000  # objects; imports leave next to none in circles, and to look for it takes a guest long
-
-
-def main() -> None:
-    """As execnet's own: run the program that comes as a line. It begins with the source of execnet.gateway_base, which
-    a guest takes half a second to compile; what it imports is compiled."""
-    gc.set_threshold(_GARBAGE)
-    program = eval(sys.stdin.readline())
-    from execnet import gateway_base  # noqa: PLC0415 - not before the threshold
-
-    source = Path(gateway_base.__file__).read_text()
-    exec(program.removeprefix(source), dict(vars(gateway_base)) if program.startswith(source) else {})
+PROGRAM = """
+import gc, sys
+gc.set_threshold(50_000)  # imports leave next to nothing in circles, and to look for it takes a guest long
+program = eval(sys.stdin.readline())
+# It begins with the source of this module, which a guest takes half a second to compile.
+from execnet import gateway_base
+with open(gateway_base.__file__) as file:
+    source = file.read()
+exec(program.removeprefix(source), dict(vars(gateway_base)) if program.startswith(source) else {})
+"""
+"""The same. It imports nothing of ours: pytest rewrites the assertions of what is imported after it alone."""
