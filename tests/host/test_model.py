@@ -156,6 +156,18 @@ def test_a_walk_goes_past_a_page_of_its_device_that_may_only_be_read(rights, goe
     assert (machine.state.spaces["CPU"].ptes[("buf", 1)].write is True) is goes_on
 
 
+@pytest.mark.parametrize(("locks", "stays"), [("CPU locks buf\n", "A|ram"), ("", "A")])
+@pytest.mark.parametrize("leaves", ["writes buf = 2", "unmaps buf"])
+def test_what_was_unlocked_in_a_race_may_stay(locks, stays, leaves):
+    machine = played(f"region buf: anonymous 1 page, written 1\n{locks}CPU forks kid\nA of kid reads buf")
+    story = scenario(
+        f"region buf: anonymous 1 page\npar\n    column\n        CPU {leaves}\n    column\n        B reads buf"
+    )
+    races.run(machine, [part for column in races.parts(machine, story.items[0]) for part in column])
+    machine.do(scenario("region buf: anonymous 1 page\nA of kid migrates buf to device").items[0])
+    assert where(machine, "kid") == [stays]
+
+
 def test_to_what_nobody_can_say_nothing_is_added():
     assert added(ANYTHING, 1) is ANYTHING
     assert added(frozenset([1, (1 << 64) - 1]), 1) == {2, 0}

@@ -39,7 +39,9 @@ def drop(machine: Machine, process: str, places: list[Place], *, unmap: bool = F
     space = machine.state.spaces[process]
     faults.invalidate(machine.state, process, [place for place in places if place in space.vmas])
     for place in places:
-        space.ptes.pop(place, None)
+        pte = space.ptes.pop(place, None)
+        if pte is not None:
+            faults.unlocked(machine.state, space.vmas[place], pte.page)
         if unmap:
             space.vmas.pop(place, None)
 

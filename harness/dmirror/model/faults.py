@@ -238,6 +238,7 @@ def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -
     if page is None or page.file or _shared(state, page):
         values = ZERO if page is None else page.values
         invalidate(state, process, [place])
+        unlocked(state, vma, page)
         anonymous(space, place)
         space.ptes[place] = Pte(Page(values), True)
         for other in block(space, place) if vma.hugetlb else []:
@@ -269,6 +270,13 @@ def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -
             beside.write = None
             loosen(state, process, [other])
     return pte
+
+
+def unlocked(state: State, vma: Vma, page: Page | None) -> None:
+    """A page that leaves a locked mapping has a reference until its processor has unlocked 15 of them, or is told to
+    (mlock_fbatch of mm/mlock.c). Whoever migrates tells his own, and who raced was on others."""
+    if vma.locked and state.racing and page is not None:
+        page.cached = True
 
 
 def _shared(state: State, page: Page) -> bool:

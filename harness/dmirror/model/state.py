@@ -23,7 +23,8 @@ class Page:
     """Something that holds data: `values` the first word may have, `at` where it may be: "ram", "swap", a device.
 
     `file`: a page of a file, which never migrates; `pins` are references that nothing here explains; `cached`: it came
-    from swap, whose cache may still have it, and then it may be refused (M-14).
+    from swap, whose cache may still have it, or another processor may be about to unlock it: then it may be refused
+    (M-14).
     """
 
     __slots__ = ("at", "cached", "file", "forked", "pins", "places", "values")
