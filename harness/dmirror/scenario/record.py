@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dmirror.scenario import words
-from dmirror.scenario.seen import Part, Raw
+from dmirror.scenario.seen import Mirrored, Raw
 
 ENDED = struct.Struct("=qQIIIIII")
 """struct dm_ended of uapi/play.h."""
@@ -24,7 +24,7 @@ ENDED = struct.Struct("=qQIIIIII")
 CALL = 2
 """STEP_CALL there: who judges has no use for the extension."""
 
-_NUMBER = struct.Struct("=Q")
+_PART = struct.Struct("=II")
 
 BASE, SLOT = 0x100000000000, 1 << 30
 """Where the first region begins, far from what the kernel chooses, and from one to the next: bytes, so that each is in
@@ -106,12 +106,13 @@ Entry = Done | Rounds | Looked | None
 class Stretch(NamedTuple):
     """Steps that were played in one call.
 
-    `before`: what was to be seen before the first one, of which `parts`; `ended`: for each of them struct dm_ended of
-    uapi/play.h and what follows it.
+    `before`: what was to be seen before the first one: what all in `who` have of all `regions`; `ended`: for each of
+    them struct dm_ended of uapi/play.h and what follows it.
     """
 
     before: Raw
-    parts: tuple[Part, ...]
+    who: tuple[Mirrored | str, ...]
+    regions: tuple[str, ...]
     ended: bytes
 
     def steps(self) -> Iterator[Done]:
@@ -131,10 +132,11 @@ class Stretch(NamedTuple):
                 continue
             found = []
             for _ in range(changed):
-                part = self.parts[_NUMBER.unpack_from(self.ended, at)[0]]
-                at += _NUMBER.size
-                found.append((part, self.ended[at : at + part.size]))
-                at += part.size
+                part, size = _PART.unpack_from(self.ended, at)
+                at += _PART.size
+                who, region = divmod(part, len(self.regions))
+                found.append((self.who[who], self.regions[region], self.ended[at : at + size]))
+                at += size
             raw = raw.after(found)
             yield Done(together(outcomes), raw)
             outcomes = []

@@ -10,7 +10,6 @@ import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from dmirror.scenario.tree import DEVICES
 
@@ -27,14 +26,6 @@ Mirrored = tuple[str, str]
 """A device's name and that of the process it mirrors."""
 
 
-class Part(NamedTuple):
-    """Of a look: what a mirror has of a region, or a process in its pagemap, and how many bytes that is."""
-
-    of: Mirrored | str
-    region: str
-    size: int
-
-
 @dataclass(frozen=True)
 class Raw:
     """One look: what each mirror has of each region (WALK), and what /proc/PID/pagemap has for each process."""
@@ -42,17 +33,17 @@ class Raw:
     walks: dict[Mirrored, dict[str, bytes]] = field(default_factory=dict)
     pagemaps: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
-    def after(self, changes: Sequence[tuple[Part, bytes]]) -> Raw:
-        """The next look, where these parts are not as they were. What is, is the same object: that makes a record
-        small."""
+    def after(self, changes: Sequence[tuple[Mirrored | str, str, bytes]]) -> Raw:
+        """The next look, where what these mirrors, or the pagemaps of these processes, have of these regions is not as
+        it was. What is, is the same object: that makes a record small."""
         if not changes:
             return self
         walks, pagemaps = dict(self.walks), dict(self.pagemaps)
-        for part, data in changes:
-            if isinstance(part.of, str):
-                pagemaps[part.of] = {**pagemaps[part.of], part.region: data}
+        for of, region, data in changes:
+            if isinstance(of, str):
+                pagemaps[of] = {**pagemaps[of], region: data}
             else:
-                walks[part.of] = {**walks[part.of], part.region: data}
+                walks[of] = {**walks[of], region: data}
         return Raw(walks, pagemaps)
 
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
 
 from dmirror.memory import PAGE, Span
 from dmirror.scenario.orders import Packed
-from dmirror.scenario.seen import Mirrored, Part, Raw
+from dmirror.scenario.seen import Mirrored, Raw
 from dmirror.uapi import ffi, lib
 
 _WALKED = ffi.sizeof("struct dmirror_page")
@@ -27,52 +26,53 @@ class Sight:
     def __init__(
         self, regions: Mapping[str, Span], mirrors: Mapping[Mirrored, int], pagemaps: Mapping[str, int]
     ) -> None:
-        wanted: list[tuple[Mirrored | str, str, int, int]]
-        wanted = [(key, name, fd, 1) for key, fd in mirrors.items() for name in regions]
-        wanted += [(process, name, fd, 0) for process, fd in pagemaps.items() for name in regions]
-        sizes = [regions[name].npages * (_WALKED if walk else _LISTED) for _, name, _, walk in wanted]
-        cuts = list(pairwise(accumulate(sizes, initial=0)))
-        self._room, self._before = (ffi.new("char[]", sum(sizes) or 1) for _ in range(2))
-        self._sights = ffi.new(
-            "struct dm_sight[]",
-            [
-                (regions[name].addr, regions[name].npages, self._room + at, self._before + at, fd, walk)
-                for (_, name, fd, walk), (at, _) in zip(wanted, cuts, strict=True)
-            ],
-        )
-        self._changed = ffi.new("int[]", len(wanted))
-        self.parts = tuple(Part(key, name, size) for (key, name, _, _), size in zip(wanted, sizes, strict=True))
-        self._places = [slice(*cut) for cut in cuts]
-        self._data = ffi.buffer(self._room)
-        self.last = Raw(
-            {key: {name: bytes(region.npages * _WALKED) for name, region in regions.items()} for key in mirrors},
-            {key: {name: bytes(region.npages * _LISTED) for name, region in regions.items()} for key in pagemaps},
-        )
+        self.who: tuple[Mirrored | str, ...] = (*mirrors, *pagemaps)
+        self.regions = tuple(regions)
+        pages = sum(span.npages for span in regions.values())
+        self._count = len(self.who) * len(regions)
+        self._size = pages * (len(mirrors) * _WALKED + len(pagemaps) * _LISTED)
+        spans = ffi.new("struct dm_region[]", [(span.addr, span.npages) for span in regions.values()])
+        descriptors = ffi.new("int[]", [*mirrors.values(), *pagemaps.values()])
+        now, last = (ffi.new("char[]", self._size or 1) for _ in range(2))
+        self._now = ffi.buffer(now)
+        self._parts, self._changed = ffi.new("struct dm_part[]", self._count), ffi.new("int[]", self._count)
+        sizes = len(self.who), len(mirrors)
+        rooms = now, last, self._parts, self._changed
+        self._look = ffi.new("struct dm_look *", (spans, len(regions), descriptors, *sizes, *rooms))
+        self._kept = spans, descriptors, last  # as long as C has their addresses
+        walked = {name: bytes(span.npages * _WALKED) for name, span in regions.items()}
+        listed = {name: bytes(span.npages * _LISTED) for name, span in regions.items()}
+        self.last = Raw(dict.fromkeys(mirrors, walked), dict.fromkeys(pagemaps, listed))
 
     def look(self) -> Raw:
         """One look. OSError."""
-        count = lib.dm_look(self._sights, len(self.parts), self._changed)
+        count = lib.dm_look(self._look)
         if count < 0:
             raise OSError(-count, f"page tables cannot be looked at: {os.strerror(-count)}")
         self._take(ffi.unpack(self._changed, count) if count else ())
         return self.last
 
     def _take(self, numbers: Iterable[int]) -> None:
-        self.last = self.last.after([(self.parts[number], self._data[self._places[number]]) for number in numbers])
+        changes = []
+        for number in numbers:
+            part = self._parts[number]
+            part.touched = 0
+            who, region = divmod(number, len(self.regions))
+            changes.append((self.who[who], self.regions[region], self._now[part.offset : part.offset + part.size]))
+        self.last = self.last.after(changes)
 
     def play(self, packed: Packed, who: Sequence[int], late: Callable[[str | Mirrored], None]) -> Iterator[bytes]:
         """Play steps, a look after each; `who` are descriptors. Gives what came of them, as Stretch.ended.
 
         `late` waits for the answer of an agent that lets us wait. OSError where steps cannot be played or looked at.
         """
-        count, touched = len(packed.steps) // ffi.sizeof("struct dm_step"), ffi.new("int[]", len(self.parts))
+        count = len(packed.steps) // ffi.sizeof("struct dm_step")
         steps, descriptors = ffi.from_buffer("struct dm_step[]", packed.steps), ffi.new("int[]", who)
         longest = ffi.sizeof("struct dm_ended") + 8 * max(packed.pages, lib.AGENT_VALUES)
-        longest += sum(8 + part.size for part in self.parts)
+        longest += 8 * self._count + self._size
         pages, tape = ffi.new("char[]", packed.pages * PAGE or 1), ffi.new("char[]", _TAPE + longest)
-        looks = self._sights, len(self.parts), self._changed, touched
         sizes = _TAPE + longest, longest, 0
-        play = ffi.new("struct dm_play *", (steps, count, 0, 0, descriptors, *looks, pages, tape, *sizes))
+        play = ffi.new("struct dm_play *", (steps, count, 0, 0, descriptors, self._look, pages, tape, *sizes))
         try:
             while True:
                 ret = lib.dm_play(play)
@@ -85,4 +85,4 @@ class Sight:
                 elif ret != -errno.ENOBUFS:
                     raise OSError(-ret, f"step {play.at + 1} of {count} cannot be played: {os.strerror(-ret)}")
         finally:
-            self._take(number for number in range(len(self.parts)) if touched[number])
+            self._take(number for number in range(self._count) if self._parts[number].touched)

@@ -299,7 +299,7 @@ class World:
             for data in sight.play(packed, [self._descriptor(who) for who in packed.who], self._late):
                 ended.append(data)
         finally:
-            taken.append(Stretch(before, sight.parts, b"".join(ended)))
+            taken.append(Stretch(before, sight.who, sight.regions, b"".join(ended)))
 
     def _descriptor(self, who: str | Mirrored) -> int:
         """An agent's channel, or a mirror; -1, and so EBADF, where that was closed."""

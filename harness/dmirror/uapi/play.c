@@ -107,19 +107,18 @@ static void play_device(struct dm_play *play, const struct dm_step *step, struct
 
 static int play_look(struct dm_play *play, struct dm_ended *ended)
 {
-	int changed = dm_look(play->sights, play->sights_count, play->changed);
+	int changed = dm_look(play->look);
 
 	if (changed < 0)
 		return changed;
 	for (int i = 0; i < changed; i++) {
-		int number = play->changed[i];
-		const struct dm_sight *sight = &play->sights[number];
-		size_t size = look_size(sight);
+		const struct dm_part *part = &play->look->parts[play->look->changed[i]];
+		uint32_t *head = (void *)(play->tape + play->used);
 
-		*(uint64_t *)(play->tape + play->used) = number;
-		memcpy(play->tape + play->used + sizeof(uint64_t), sight->to, size);
-		play->used += sizeof(uint64_t) + size;
-		play->touched[number] = 1;
+		head[0] = play->look->changed[i];
+		head[1] = part->size;
+		memcpy(head + 2, play->look->now + part->offset, part->size);
+		play->used += 2 * sizeof(*head) + part->size;
 	}
 	ended->changed = changed;
 	return 0;

@@ -43,7 +43,7 @@ struct dm_step {
  * @more: that of the step
  * @changed: parts of the look that are not as they were
  *
- * Behind it are the values, and for each of those parts its number in 8 bytes and what is there now.
+ * Behind it are the values, and for each of those parts its number and its size, 4 bytes each, and what is there now.
  */
 struct dm_ended {
 	struct dm_agent_reply reply;
@@ -60,10 +60,7 @@ struct dm_ended {
  * @at: the one that is next
  * @told: it was sent, and was not answered yet
  * @who: descriptors: the channels of agents, and mirrors
- * @sights: what is looked at after each
- * @sights_count: how many
- * @changed: room for as many numbers
- * @touched: of each, whether it was among the changed ones
+ * @look: what is looked at after each
  * @pages: room for as many pages as a device reads or writes at once
  * @tape: room for what comes of them
  * @room: its size in bytes
@@ -76,10 +73,7 @@ struct dm_play {
 	int at;
 	int told;
 	const int *who;
-	const struct dm_sight *sights;
-	int sights_count;
-	int *changed;
-	int *touched;
+	struct dm_look *look;
 	void *pages;
 	char *tape;
 	size_t room;
