@@ -65,6 +65,6 @@ POINTS: dict[tree.Point, int] = {
 """Where a migration is held."""
 
 # The processes and mirrors of a scenario take as long as a dozen of its steps.
-LEAST_STEPS, MOST_STEPS = 24, 48
+LEAST_STEPS, MOST_STEPS = 40, 80
 
 MOST_PAGES, MOST_CHILDREN, MOST_PINS = 8, 2, 3
