@@ -23,8 +23,11 @@ Places = dict[str, Span]
 """Of whole regions."""
 
 # asm/unistd_64.h
-_MPROTECT, _MUNMAP, _MREMAP, _MADVISE, _MLOCK, _MUNLOCK, _EXIT_GROUP = 10, 11, 25, 28, 149, 150, 231
-_REGISTER = (1 << 64) - 1  # what one holds; -1 is that, too
+MPROTECT, MUNMAP, MADVISE = 10, 11, 28
+_MREMAP, _MLOCK, _MUNLOCK, _EXIT_GROUP = 25, 149, 150, 231
+
+REGISTER = (1 << 64) - 1
+"""What one holds; -1 is that, too."""
 
 SYSTEM_CALLS = ("unmaps", "protects", "moves", "advises", "collapses", "locks", "unlocks")
 """The verbs of tree.Call that are one system call, which an agent makes by itself."""
@@ -69,7 +72,7 @@ def of_agent(step: ByAgent | tree.Leave, places: Places) -> list[Order]:
     if isinstance(step, tree.Load):
         return [(lib.AGENT_LOAD, span.addr, span.npages)]
     if isinstance(step, tree.Add):
-        return [(lib.AGENT_ADD, span.addr, span.npages, step.amount & _REGISTER, 0)]
+        return [(lib.AGENT_ADD, span.addr, span.npages, step.amount & REGISTER, 0)]
     if isinstance(step, tree.Store):
         return stores(span, step.value)
     return [(lib.AGENT_CALL, *_system_call(step, span, places))]
@@ -81,13 +84,13 @@ def stores(span: Span, value: tree.Value) -> list[Order]:
     if number is not None:
         return [(lib.AGENT_STORE, span.addr, span.npages, *number)]
     each = enumerate(value.of(span.npages))
-    return [(lib.AGENT_STORE, span[page].addr, 1, number & _REGISTER, 0) for page, number in each]
+    return [(lib.AGENT_STORE, span[page].addr, 1, number & REGISTER, 0) for page, number in each]
 
 
 def _one(value: tree.Value) -> tuple[int, int] | None:
     """The number of the first page and what it grows by, where that is all."""
     if value.numbered or len(set(value.numbers)) == 1:
-        return value.numbers[0] & _REGISTER, int(value.numbered)
+        return value.numbers[0] & REGISTER, int(value.numbered)
     return None
 
 
@@ -98,10 +101,10 @@ def _system_call(step: tree.Call, span: Span, places: Places) -> tuple[int, ...]
         return _MREMAP, span.addr, span.bytes, target.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target.addr
     if step.verb == "protects":
         assert step.rights is not None
-        return _MPROTECT, span.addr, span.bytes, words.RIGHTS[step.rights]
+        return MPROTECT, span.addr, span.bytes, words.RIGHTS[step.rights]
     if step.verb in ("advises", "collapses"):
-        return _MADVISE, span.addr, span.bytes, words.ADVICES[step.advice or "collapse"]
-    number = {"unmaps": _MUNMAP, "locks": _MLOCK, "unlocks": _MUNLOCK}[step.verb]
+        return MADVISE, span.addr, span.bytes, words.ADVICES[step.advice or "collapse"]
+    number = {"unmaps": MUNMAP, "locks": _MLOCK, "unlocks": _MUNLOCK}[step.verb]
     return number, span.addr, span.bytes
 
 

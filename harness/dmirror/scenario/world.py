@@ -23,10 +23,9 @@ from dmirror.scenario.sight import Sight
 from dmirror.uapi import ffi, lib
 
 # arch/x86/entry/syscalls/syscall_64.tbl
-_OPEN, _CLOSE, _MMAP, _MPROTECT, _MUNMAP, _MADVISE, _FTRUNCATE = 2, 3, 9, 10, 11, 28, 77
+_OPEN, _CLOSE, _MMAP, _FTRUNCATE = 2, 3, 9, 77
 _PIPE, _VMSPLICE, _MOVE_PAGES, _MEMFD = 22, 278, 279, 319
 _MPOL_MF_MOVE = 2
-_REGISTER = (1 << 64) - 1  # what one holds; -1 is that, too
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SPLIT = Path("/sys/kernel/debug/split_huge_pages")
@@ -79,7 +78,7 @@ class World:
         elif region.read:
             main.ask(lib.AGENT_LOAD, span.addr, span.npages)
         if region.rights != "read-write":
-            main.call("mprotect", _MPROTECT, span.addr, span.bytes, words.RIGHTS[region.rights])
+            main.call("mprotect", orders.MPROTECT, span.addr, span.bytes, words.RIGHTS[region.rights])
 
     def map(self, process: str, span: Span, region: tree.Region, *, fresh: bool = False) -> None:
         """mmap(2) of pages of a region as it was declared; a file that is mapped again is another one."""
@@ -97,11 +96,11 @@ class World:
             fd = agent.call("open", _OPEN, self._put(b"/tmp\0"), os.O_TMPFILE | os.O_RDWR, 0o600)
         if fd >= 0:
             agent.call("ftruncate", _FTRUNCATE, fd, span.bytes)
-        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, fd & _REGISTER, 0)
+        agent.call("mmap", _MMAP, span.addr, span.bytes, rights, flags | MAP_FIXED_NOREPLACE, fd & orders.REGISTER, 0)
         if fd >= 0:
             agent.call("close", _CLOSE, fd)
         if region.huge and region.kind == "anonymous":
-            agent.call("madvise", _MADVISE, span.addr, span.bytes, mmap.MADV_HUGEPAGE)
+            agent.call("madvise", orders.MADVISE, span.addr, span.bytes, mmap.MADV_HUGEPAGE)
 
     def _put(self, data: bytes) -> int:
         """Its address, where every agent sees it until the next one."""
@@ -145,7 +144,7 @@ class World:
         agent = self.agents[process]
         until = time.monotonic() + PATIENCE
         while True:
-            agent.call("madvise", _MADVISE, span.addr, span.bytes, words.ADVICES["pageout"])
+            agent.call("madvise", orders.MADVISE, span.addr, span.bytes, words.ADVICES["pageout"])
             # Each processor adds what it has counted for itself. And pages that were just faulted in wait in a batch
             # of the processor for the list that reclaim looks at.
             Path("/proc/sys/vm/stat_refresh").write_text("1")
@@ -340,7 +339,7 @@ class World:
                 self.unpin(tree.MAIN, span)
         if whole:
             main: Agent = self.agents[tree.MAIN]
-            main.call("munmap", _MUNMAP, BASE, len(self.regions) * SLOT)
+            main.call("munmap", orders.MUNMAP, BASE, len(self.regions) * SLOT)
         self.gone(tree.MAIN)
         if self._group is not None:
             if whole:

@@ -35,7 +35,8 @@ SOURCES = tuple(
     _HERE / f"{name}.c" for name in ("memory", "ledger", "calls", "steer", "mix", "quiet", "race", "look", "play")
 )
 FOLDER = "DMIRROR_UAPI"
-"""The environment's name for that folder, where it is known: to read all that goes into its name takes a guest long."""
+"""The environment's name for the extension's folder, once that is known: to read what it is named by takes a guest
+long."""
 AGENT = "dmirror-agent"
 """The program of a scenario's processes, in the same folder."""
 _AGENT_SOURCE = _HERE / "agent.c"
