@@ -4,10 +4,12 @@
 #
 # Called by the kernel as `guest-init.sh RUN_DIR init=...`: virtme-ng's own init follows "--" on the kernel's command
 # line and so becomes an argument. RUN_DIR/set-up holds what differs from guest to guest, RUN_DIR/job the command.
-# Everything is done by one static busybox: each dynamic program costs 0.1-0.3 s over 9p under emulation.
+# Everything is done by one static busybox: each dynamic program costs 0.1-0.3 s over 9p under emulation, and starting
+# busybox 10 ms; what stands without $bb here, its shell does in a fork of itself.
 # shellcheck shell=sh
 
 run_dir=$1
+qemu=${0%/*}
 bb=/bin/busybox
 
 say() { # on the console and, once the port is open, to the host
@@ -62,35 +64,31 @@ ctl=$(port dmirror.ctl) || { ctl=; die "no virtio port named dmirror.ctl"; }
 exec 3>"$ctl"
 
 # The host's root is read-only. What stands under the folders that get a tmpfs is brought back by a bind from /mnt.
-must "host root" $bb mount --bind / /mnt
-for dir in /tmp /run /var/tmp; do
-	must "tmpfs on $dir" $bb mount -t tmpfs -o mode=1777 tmpfs $dir
-done
-$bb mkdir -p /dev/shm /dev/pts
-must "tmpfs on /dev/shm" $bb mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm
-try $bb mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+mkdir -p /dev/shm /dev/pts
+must "mounts of $qemu/fstab" $bb mount -a -T "$qemu/fstab"
+try $bb mount -a -T "/mnt$qemu/fstab.optional"
 for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr:/proc/self/fd/2; do
-	[ -e "/dev/${link%%:*}" ] || $bb ln -s "${link#*:}" "/dev/${link%%:*}"
+	[ -e "/dev/${link%%:*}" ] || ln -s "${link#*:}" "/dev/${link%%:*}"
 done
 
 keep() { # keep PATH: visible in the guest even if a tmpfs now covers it
 	[ -e "$1" ] || [ ! -e "/mnt$1" ] && return
 	if [ -d "/mnt$1" ]; then
-		$bb mkdir -p "$1"
+		mkdir -p "$1"
 	else
-		$bb mkdir -p "${1%/*}" && : >"$1"
+		mkdir -p "${1%/*}" && : >"$1"
 	fi
 	must "$1" $bb mount --bind "/mnt$1" "$1"
 }
 
 share() { # share PATH: the one folder of the host that the guest may write to
-	$bb mkdir -p "$1" 2>/dev/null
+	mkdir -p "$1" 2>/dev/null
 	must "shared folder $1" $bb mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 dmirror.run "$1"
 }
 
 # A disk image of the Python installation, laid over the same paths: an import over 9p costs ten times as much.
 overlay_python() { # overlay_python PATH...: paths that the image holds
-	$bb mkdir -p /run/python
+	mkdir -p /run/python
 	if ! try $bb mount -t squashfs -o ro /dev/vda /run/python; then
 		echo "guest-init: no squashfs in this kernel, Python comes over 9p" >/dev/kmsg
 		return
@@ -110,21 +108,19 @@ module() { # module PATH PARAMETERS...
 # beside FIFO FUNCTION: runs it while the interpreter starts, which reads that until its end before it needs what is done
 # here. The FIFO goes before its last writer does: who opens it has an end of file to come, who is late finds none.
 beside() {
-	must "$1" $bb mkfifo "$1"
+	must "$1" mkfifo "$1"
 	exec 4<>"$1"
 	{
 		"$2"
-		$bb rm "$1"
+		rm "$1"
 	} &
 	exec 4>&-
 }
 
 # -- kernel settings --------------------------------------------------------------------------------------------
-must "debugfs" $bb mount -t debugfs debugfs /sys/kernel/debug
-try $bb mount -t tracefs tracefs /sys/kernel/tracing
-if try $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup; then
+if [ -e /sys/fs/cgroup/cgroup.subtree_control ]; then
 	put +memory /sys/fs/cgroup/cgroup.subtree_control >/dev/null
-	$bb mkdir /sys/fs/cgroup/dmirror-tests # the command's; what is charged to it is the tests' own
+	mkdir /sys/fs/cgroup/dmirror-tests # the command's; what is charged to it is the tests' own
 fi
 for setting in kernel/hung_task_timeout_secs:20 kernel/hung_task_all_cpu_backtrace:1 kernel/sysrq:1 kernel/kptr_restrict:0; do
 	file=/proc/sys/${setting%%:*}
@@ -133,7 +129,7 @@ done
 # Left to itself it puts together what a test has split or filled page by page; tests that want it wake it.
 file=/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 [ ! -w $file ] || put 4294967295 $file >/dev/null
-$bb hostname guest
+put guest /proc/sys/kernel/hostname >/dev/null
 # A socket of a family that the kernel was built without has it look for a module, three times.
 [ ! -d /proc/sys/net/ipv4 ] || $bb ip link set lo up
 
