@@ -30,3 +30,10 @@ def test_what_execnet_sends_of_itself_is_imported() -> None:
 
 def test_another_program_runs_as_it_is() -> None:
     assert said("import sys\nprint(sys.stdin.read() == '', 'get_execmodel' in globals())") == "True False\n"
+
+
+def test_to_say_what_platform_it_is_starts_no_program() -> None:
+    program = (
+        "import platform, sys\nsys.addaudithook(lambda event, _: print(event) if event == 'subprocess.Popen' else None)"
+    )
+    assert said(f"{program}\nprint(platform.platform(terse=True) != '')") == "True\n"

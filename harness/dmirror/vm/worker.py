@@ -7,7 +7,8 @@ BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"
 """execnet's (execnet.gateway_io.popen_bootstrapline): the program comes as a line."""
 
 PROGRAM = """
-import gc, sys
+import gc, platform, sys
+vars(platform.uname())["processor"] = ""  # xdist asks for it, and Python the program uname, which comes over 9p
 gc.set_threshold(50_000)  # imports leave next to nothing in circles, and to look for it takes a guest long
 program = eval(sys.stdin.readline())
 # It begins with the source of this module, which a guest takes half a second to compile.
