@@ -16,19 +16,12 @@ import traceback
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from dmirror import contracts, figures, mails, matrix, results, series, trial
+from dmirror import results, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, prepare, refresh
 from dmirror.paths import GUEST_TESTS, ROOT
-from dmirror.report import table
-from dmirror.report.html import html
-from dmirror.report.junit import junit
-from dmirror.report.ktap import ktap
-from dmirror.report.summary import summaries
-from dmirror.scenario import commands as scenarios
-from dmirror.screen import screen
 from dmirror.uapi import build as uapi
-from dmirror.vm import accelerator, console, debugger, runs, symbols
+from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import run
 from dmirror.vm.room import fitting
 from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
@@ -105,6 +98,8 @@ def _peer(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    from dmirror import figures
+
     kernel = _prepare(args)
     uapi.ensure()
     modules = [driver_module(kernel, driver) for driver in (figures.OURS, figures.TREES)]
@@ -140,15 +135,21 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _gdb(args: argparse.Namespace) -> int:
+    from dmirror.vm import debugger
+
     return _wait_for(debugger.command(args.folder, args.arguments))
 
 
 def _log(args: argparse.Namespace) -> int:
+    from dmirror.vm import symbols
+
     print("\n".join(symbols.log(args.folder)))
     return 0
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dmirror.scenario import commands as scenarios
+
     words = [str(args.program), *args.arguments]
     if args.model:
         return scenarios.predict(map(Path, words), args.kernel or _default_kernel())
@@ -256,6 +257,8 @@ def _device_tests(
 
 
 def _series(args: argparse.Namespace) -> int:
+    from dmirror import mails, series
+
     read = mails.read(args.mails)
     for line in read.left_out:
         print(f"dmirror: left out: {line}", file=sys.stderr)
@@ -285,7 +288,7 @@ def _what(args: argparse.Namespace) -> list[object]:
 
 
 def _fuzz(args: argparse.Namespace) -> int:
-    from dmirror.fuzz import command  # noqa: PLC0415  (hypothesis takes a moment)
+    from dmirror.fuzz import command
 
     if args.model_only:
         return command.model_only(args.seed, args.scenarios)
@@ -296,12 +299,14 @@ def _fuzz(args: argparse.Namespace) -> int:
 
 
 def _default_kernel() -> str:
-    from dmirror.kernel import catalogue  # noqa: PLC0415
+    from dmirror.kernel import catalogue
 
     return catalogue.load().default
 
 
 def _contracts(args: argparse.Namespace) -> int:
+    from dmirror import contracts
+
     sections, tests = contracts.catalogue(), contracts.collected()
     wrong = list(contracts.missing(sections, tests))
     page = contracts.markdown(sections, tests)
@@ -322,6 +327,13 @@ def _contracts(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from dmirror import contracts
+    from dmirror.report import table
+    from dmirror.report.html import html
+    from dmirror.report.junit import junit
+    from dmirror.report.ktap import ktap
+    from dmirror.report.summary import summaries
+
     runs = table.chosen(args.folders)
     for file, form in ((args.html, html), (args.junit, junit), (args.ktap, ktap)):
         if file:
@@ -331,6 +343,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _matrix(args: argparse.Namespace) -> int:
+    from dmirror import contracts, matrix
+    from dmirror.report.html import html
+    from dmirror.screen import screen
+
     more = {"expression": args.expression or "", "append": args.append, "pytest": tuple(args.pytest)}
     wanted = matrix.plan(args.kernels, args.flavours, args.drivers, memory_mib=args.memory, **more)
     if args.resume is None:
@@ -359,10 +375,14 @@ def _matrix(args: argparse.Namespace) -> int:
 
 
 def _fmt(args: argparse.Namespace) -> int:
+    from dmirror.scenario import commands as scenarios
+
     return scenarios.fmt(args.files, check_only=args.check)
 
 
 def _check(args: argparse.Namespace) -> int:
+    from dmirror.scenario import commands as scenarios
+
     return scenarios.check_files(args.files)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.kernel import config, disk, elf, locks, make, progress, tools
+from dmirror.kernel import config, disk, locks, make, progress, tools
 from dmirror.kernel.build import Kernel
 from dmirror.paths import KMOD, cache
 
@@ -113,6 +113,8 @@ def preflight(module: Path, kernel: Kernel) -> None:
     options = config.read_config(kernel.build / ".config")
     config.check_built(options, where=kernel.build / ".config", who="driver")
     sibling = kernel.build / "lib/test_hmm.ko"
+    from dmirror.kernel import elf  # noqa: PLC0415  (elftools, and most runs have a module that was checked)
+
     elf.check(
         module,
         release=kernel.release,

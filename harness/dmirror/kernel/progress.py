@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _PLAIN_PERIOD_S = 15.0
 
@@ -58,6 +58,10 @@ def bar(text: str, *, total: float) -> Iterator[Bar]:
         say(text)
         yield _PlainBar(text, total)
         return
+    # Where all is built, nobody waits for rich.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -78,5 +82,7 @@ def step(text: str) -> Iterator[None]:
         say(text)
         yield
         return
+    from rich.console import Console  # noqa: PLC0415
+
     with Console(stderr=True).status(text):
         yield
