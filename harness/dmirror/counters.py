@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmirror.events import KERNEL_EVENTS
 from dmirror.memory import HUGE_PAGES
@@ -15,8 +14,7 @@ STAYED = ("absent", "memory", "copy", "skipped", "kind", "core")
 _KEYS = {"seen": KERNEL_EVENTS, "filtered": KERNEL_EVENTS, "obeyed": KERNEL_EVENTS, "stayed": STAYED}
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(NamedTuple):
     """struct dmirror_counters of kmod/uapi/dmirror.h, by the same names.
 
     `seen`, `filtered` and `obeyed` are by the names of events.py, `stayed` by the reasons of STAYED.
@@ -58,7 +56,7 @@ class Counters:
     @classmethod
     def decode(cls, out: Any) -> Counters:
         """From one struct dmirror_counters."""
-        fields: dict[str, Any] = {name: getattr(out, name) for name in cls.__dataclass_fields__}
+        fields: dict[str, Any] = {name: getattr(out, name) for name in cls._fields}
         for name, keys in _KEYS.items():
             fields[name] = dict(zip(keys, fields[name], strict=True))
         return cls(**fields)
@@ -85,9 +83,7 @@ class Counters:
 
     def __sub__(self, before: Counters) -> Counters:
         """What happened since `before`."""
-        return Counters(
-            **{name: _less(getattr(self, name), getattr(before, name)) for name in self.__dataclass_fields__}
-        )
+        return Counters(**{name: _less(getattr(self, name), getattr(before, name)) for name in self._fields})
 
 
 def _less(after: Any, before: Any) -> Any:

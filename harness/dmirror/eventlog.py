@@ -7,9 +7,9 @@ import os
 import select
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dmirror import timeline
 from dmirror.calls import named
@@ -30,8 +30,7 @@ _HEAD = ("seq", "µs", "thread", "event", "range", "owner", "outcome", "pages", 
 _NUMBERS = ("seq", "µs", "thread", "pages")
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """What a test looks for: types, the exact range, a range to overlap, values of fields."""
 
     types: tuple[str, ...]

@@ -7,9 +7,8 @@ import os
 import select
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dmirror import timeline
 from dmirror.calls import bits, named, request
@@ -61,8 +60,7 @@ class HoldOver(Exception):
         self.state = state
 
 
-@dataclass(frozen=True)
-class HoldState:
+class HoldState(NamedTuple):
     """How a hold stands.
 
     `state` is "armed" (nobody came yet), "held", or how it ended: "resumed", "expired" (its limit), "killed" (a fatal

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -56,8 +55,7 @@ def devices() -> tuple[int, ...]:
     return tuple(device for device in range(4) if node(device).exists())
 
 
-@dataclass(frozen=True)
-class PageState:
+class PageState(NamedTuple):
     """One page as SNAPSHOT sees it.
 
     `where` is "error" (no access possible), "none" (nothing there, faultable), "ram", "zero" (the zero page), "local"

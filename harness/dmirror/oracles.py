@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dmirror.memory import PAGE
 from dmirror.mirror import Mirror, devices
@@ -27,8 +27,7 @@ _RSS_SLACK = 3 * 32 * (os.cpu_count() or 1) + _ANON_SLACK
 _CHARGE_SLACK = (64 + 31) * (os.cpu_count() or 1) + _ANON_SLACK
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """One reading. Differences are in pages and 0 in theory; None where this machine cannot tell."""
 
     devices: dict[int, tuple[int, int]]  # device pages in use and open contexts

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from dmirror import splatforms
 from dmirror.paths import QEMU
@@ -61,8 +62,7 @@ class Message(str):
         return message
 
 
-@dataclass(frozen=True)
-class Splat:
+class Splat(NamedTuple):
     """One complaint of the kernel."""
 
     kind: str  # of KINDS
@@ -123,8 +123,7 @@ def parse(messages: Iterable[str]) -> list[Splat]:
     return [text.splat() for text in reader.found]
 
 
-@dataclass(frozen=True)
-class _Harmless:
+class _Harmless(NamedTuple):
     """An entry of qemu/harmless.toml."""
 
     regex: re.Pattern[str]  # found in the head

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmirror.memory import Span
 from dmirror.uapi import lib
@@ -74,8 +74,7 @@ class Word(int):
         return f"{flags} {self.pfn:#x}" if self else "0"
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """What the vectors said of one page, phase after phase.
 
     `setup`: src after migrate_vma_setup(); `copied`: dst as the driver chose it; `pages` and `dst_pages`: src and dst
@@ -95,8 +94,7 @@ class Words:
         return cls(*(Word(getattr(words, name)) for name in PHASES.values()))
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(NamedTuple):
     """What a migration did: `done` pages it came to, `collected` the cpages of setup, `moved` pages, `words` a page."""
 
     span: Span
@@ -192,8 +190,7 @@ class PageInfo:
         return text if self.agrees else text + " (they disagree)"
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(NamedTuple):
     """What one hmm_range_fault() said of each page, and how often it was repeated."""
 
     pages: list[PageInfo]

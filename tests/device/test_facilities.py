@@ -3,7 +3,6 @@
 
 import mmap
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,7 @@ def test_the_account_follows_what_is_mapped_and_charged(driver, mirror):
     assert None not in (before.anon, before.charge)
     assert during.devices[0][0] == before.devices[0][0] + 1024
     assert list(oracles.complaints(before, during)) == list(
-        oracles.complaints(before, replace(after, devices=during.devices))
+        oracles.complaints(before, after._replace(devices=during.devices))
     )
     assert not list(oracles.complaints(before, after))
 
@@ -99,5 +98,5 @@ def test_the_account_follows_what_is_mapped_and_charged(driver, mirror):
 )
 def test_what_does_not_come_out_even_is_said(mirror, name, value, said):
     even = oracles.Account({0: (0, 0)}, 0, 0, 0, 0)
-    (complaint,) = oracles.complaints(even, replace(even, **{name: value}))
+    (complaint,) = oracles.complaints(even, even._replace(**{name: value}))
     assert said in complaint

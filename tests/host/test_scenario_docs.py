@@ -5,6 +5,7 @@ import json
 import re
 import textwrap
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 from ply import yacc
@@ -107,7 +108,7 @@ def test_no_colour_is_for_a_word_that_is_none():
 
 
 def test_the_words_are_those_of_the_driver():
-    numbers = {name for name, kind in Counters.__annotations__.items() if kind == "int"}
+    numbers = {name for name, kind in get_type_hints(Counters).items() if kind is int}
     assert set(words.COUNTERS) - {"dev_pages_allocated", "dev_pages_freed"} == numbers
     assert hasattr(Counters, "dev_pages_allocated") and hasattr(Counters, "dev_pages_freed")
     assert set(words.CAPABILITIES) == set(CAPABILITIES)

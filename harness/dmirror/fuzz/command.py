@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from dmirror.errors import CannotRun
@@ -54,7 +53,7 @@ def run(
                 "leave --seed out, and name the same kernel",
             )
         runs.again(folder)
-    spec = replace(spec, kept=(str(folder),), append=f"{_SOONER} {spec.append}")
+    spec = spec._replace(kept=(str(folder),), append=f"{_SOONER} {spec.append}")
     status = 0
     with shown() as show:
         campaign = Campaign(folder, progress, kernel, decode=_decoder(spec), show=show)

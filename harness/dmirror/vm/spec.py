@@ -6,9 +6,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 CPUS = 2
 # With this much memory the last GiB below 7 GiB (3 of the GiB are below 4 GiB, or 2, the rest is above) is kept from
@@ -22,8 +21,7 @@ DESCRIPTION = "guest.json"
 """In a guest's folder: its GuestSpec."""
 
 
-@dataclass(frozen=True)
-class GuestSpec:
+class GuestSpec(NamedTuple):
     """What to boot. Passed between processes as JSON."""
 
     image: Path
@@ -47,7 +45,7 @@ class GuestSpec:
         return self.memory_mib - self.memory_mib // 3, self.memory_mib // 3
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self) | {"image": os.fspath(self.image)}, indent=1)
+        return json.dumps(self._asdict() | {"image": os.fspath(self.image)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
