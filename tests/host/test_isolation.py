@@ -84,22 +84,21 @@ def _ours(run: str) -> Iterator[str]:
             yield words.replace("\0", " ")[:200]
 
 
-def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").touch()
-    (tmp_path / "test_inner.py").write_text(TESTS.replace("FOLDER", repr(os.fspath(tmp_path))))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--junitxml=out.xml",
-        f"--dmirror-kbuild={_built_kernels()[-1]}",
-    ]
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A session in that folder, in a guest."""
+    (folder / "pytest.ini").touch()
+    command = [sys.executable, "-m", "pytest", f"--dmirror-kbuild={_built_kernels()[-1]}", *arguments]
     command += ["--dmirror-driver=none", "--dmirror-append=dmirror.test=1", "--dmirror-guests=1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
-    ran = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
+
+
+def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
+    (tmp_path / "test_inner.py").write_text(TESTS.replace("FOLDER", repr(os.fspath(tmp_path))))
+    ran = _run(tmp_path, "--junitxml=out.xml")
     said = ran.stdout + ran.stderr
     cases = list(ET.parse(tmp_path / "out.xml").getroot().iter("testcase"))
     names = [case.get("name", "").rpartition(".")[2] for case in cases]
@@ -120,3 +119,10 @@ def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
     assert "in test_hangs" in said
     consoles = said.split("consoles in ")[1].split("\n")[0]
     assert not list(_ours(consoles))
+
+
+def test_a_test_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_inner.py").write_text("def test_one(): pass\n")
+    ran = _run(tmp_path, "test_inner.py::test_two")
+    assert f"ERROR: not found: {tmp_path}/test_inner.py::test_two" in ran.stdout
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR

@@ -47,6 +47,7 @@ def test_collecting_device_tests_needs_no_device(pytester: pytest.Pytester) -> N
         (["-n2"], "for more guests give --dmirror-guests=N"),
         (["--tx=popen", "--dist=load"], "for more guests give --dmirror-guests=N"),
         (["--pdb"], "make shell"),
+        (["absent.py::test"], "file or directory not found: absent.py::test"),
         (["--dmirror-guests=0"], "'0' is not a whole number above 0"),
         (["--dmirror-memory=lots"], "'lots' is not a whole number above 0"),
         (["--dmirror-torture=0"], "'0' is not a whole number above 0"),

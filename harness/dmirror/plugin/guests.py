@@ -55,6 +55,9 @@ def configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{name} is for workers on the host; for more guests give --dmirror-guests=N")
     if option.usepdb:
         raise pytest.UsageError("--pdb cannot reach into a guest from here; use it in an interactive one (make shell)")
+    for named in config.args:
+        if not (option.pyargs or _file(config, named).exists()):
+            raise pytest.UsageError(f"file or directory not found: {named}")
     run = runs.kept(option.dmirror_run) if option.dmirror_run else runs.new()
     try:
         kernel = prepare(
@@ -166,9 +169,13 @@ def _harness() -> str:
 
 def _paths(config: pytest.Config) -> list[Path]:
     """Where the tests stand."""
-    named = [config.invocation_params.dir / argument.split("::")[0] for argument in config.args]
+    named = [_file(config, argument) for argument in config.args]
     folders = {path if path.is_dir() else path.parent for path in named if path.exists()}
     return sorted({config.rootpath, *folders})
+
+
+def _file(config: pytest.Config, named: str) -> Path:
+    return config.invocation_params.dir / named.partition("::")[0]
 
 
 def _collecting(config: pytest.Config, *more: str) -> list[str]:
@@ -176,6 +183,12 @@ def _collecting(config: pytest.Config, *more: str) -> list[str]:
     arguments = map(os.fspath, config.invocation_params.args)
     options = ["--collect-only", "--verbosity=-1", "-p", "no:cacheprovider"]
     return [*make.bound_to_us(), sys.executable, "-m", "pytest", *arguments, *options, *more]
+
+
+def _not_found(config: pytest.Config) -> str:
+    """What pytest says of tests that are named and are not there. xdist keeps it to itself when a worker finds none."""
+    listed = subprocess.run(_collecting(config), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return listed.stderr.strip() if listed.returncode == pytest.ExitCode.USAGE_ERROR else ""
 
 
 class _Chosen:
@@ -250,6 +263,7 @@ class Guests:
         self._guests: dict[str, _Guest] = {}
         self._stillborn = 0
         self._over = threading.Event()
+        self._wrong = ""  # with what was asked for, where no test was found
 
     def pytest_report_header(self) -> list[str]:
         return self._header
@@ -272,8 +286,15 @@ class Guests:
             pytest.exit(f"no further guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         self._over.set()
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            self._wrong = _not_found(self._config)
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR if self._wrong else exitstatus
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._wrong:
+            terminalreporter.write_line(self._wrong, red=True)
 
     def pytest_keyboard_interrupt(self) -> None:
         for guest in self._guests.values():
