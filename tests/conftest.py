@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is known to end the guest is not run where it does, and is a known defect."""
+"""What is known to end the guest is not run where it does, and is a known defect; what silences lockdep runs last."""
 
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmirror.running import built_with, release_matches
 
-CRASHES = Path(__file__).with_name("crashes.toml")
+DEFECTS = Path(__file__).with_name("defects.toml")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    known = tomllib.loads(CRASHES.read_text())["crash"]
-    here = [one for one in known if release_matches(os.uname().release, one["kernel"]) and built_with(one["config"])]
+    known = tomllib.loads(DEFECTS.read_text())
+    crashes, silences = (list(filter(_here, known[kind])) for kind in ("crash", "silence"))
     for item in items:
-        name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
-        for one in here:
-            if any(name.startswith(test[:-1]) if test.endswith("*") else name == test for test in one["tests"]):
+        for one in crashes:
+            if _is_of(item, one):
                 item.add_marker(pytest.mark.xfail(reason=one["reason"], run=False))
+    items.sort(key=lambda item: any(_is_of(item, one) for one in silences))
+
+
+def _here(defect: dict[str, Any]) -> bool:
+    return release_matches(os.uname().release, defect["kernel"]) and built_with(defect["config"])
+
+
+def _is_of(item: pytest.Item, defect: dict[str, Any]) -> bool:
+    name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+    return any(name.startswith(test[:-1]) if test.endswith("*") else name == test for test in defect["tests"])
