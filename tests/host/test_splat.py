@@ -149,3 +149,58 @@ def test_a_complaint_that_is_expected_has_to_come_and_no_other(pytester: pytest.
             "*complained during this test: Bad rss-counter state",
         ]
     )
+
+
+LOCKS = """\
+WARNING: possible circular locking dependency detected
+7.2.13 #1 Tainted: G        W  O
+------------------------------------------------------
+python/74 is trying to acquire lock:
+ff110001c03ae7d0 (&hugetlb_fault_mutex_table[i]){+.+.}-{4:4}, at: hugetlb_fault+0x23d/0xf00
+
+but task is already holding lock:
+ff110001c875c870 (&vma_lock->rw_sema){++++}-{4:4}, at: __walk_page_range+0x373/0x810
+"""
+WATCHED = """
+from pathlib import Path
+from dmirror.plugin.locks import Unwatched
+
+splat._LOCKDEP = Path(__file__).with_name("lockdep_stats")
+
+def pytest_sessionstart(session):
+    session.config.pluginmanager.register(Unwatched())
+"""
+SILENCING = f"""
+from pathlib import Path
+def test_first(kernel): pass
+def test_oom(kernel): kernel.append("python invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0")
+def test_unshared(kernel):
+    kernel.extend({LOCKS.splitlines()!r})
+    Path(__file__).with_name("lockdep_stats").write_text(" debug_locks:                 0\\n")
+def test_third(kernel): pass
+def test_fourth(kernel): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("watches", "test", "after"),
+    [(1, "test_unshared", 2), (0, "test_first", 4)],
+    ids=["from a test on", "from the boot on"],
+)
+def test_which_tests_ran_without_lockdep_is_said(
+    pytester: pytest.Pytester, watches: int, test: str, after: int
+) -> None:
+    pytester.makeconftest(CONFTEST + WATCHED)
+    pytester.makepyfile(SILENCING)
+    pytester.path.joinpath("lockdep_stats").write_text(f" lock-classes:  1812 [max: 8192]\n debug_locks:  {watches}\n")
+    result = pytester.runpytest("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines([f"lockdep is silent since *::{test}; tests without it after that: {after}"])
+
+
+def test_nothing_is_said_where_lockdep_watches_or_is_not(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST + WATCHED)
+    pytester.makepyfile("def test_oom(kernel): kernel.append('python invoked oom-killer: gfp_mask=0xcc0, order=0')")
+    pytester.runpytest("-p", "no:cacheprovider").stdout.no_fnmatch_line("*lockdep is silent*")
+    pytester.path.joinpath("lockdep_stats").write_text(" debug_locks:                 1\n")
+    pytester.runpytest("-p", "no:cacheprovider").stdout.no_fnmatch_line("*lockdep is silent*")

@@ -47,5 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         guests.configure(config)
     elif options.device_present():
         from dmirror.plugin import splat  # noqa: PLC0415
+        from dmirror.plugin.locks import Unwatched  # noqa: PLC0415
 
         config.pluginmanager.register(splat.KernelLog(only_device_tests=True), "dmirror-kernel-log")
+        config.pluginmanager.register(Unwatched(), "dmirror-locks")

@@ -28,6 +28,7 @@ from dmirror.kernel import Kernel, driver_module, make, prepare
 from dmirror.paths import ROOT
 from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
+from dmirror.plugin.locks import Unwatched
 from dmirror.plugin.options import CHOSEN, LEFT_OUT
 from dmirror.plugin.record import Recorder
 from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between
@@ -110,6 +111,7 @@ def configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Guests(config, run, header, kernel.slowdown, chosen_tests), "dmirror-guests")
     # First the text of a report is complete, then it is recorded.
     config.pluginmanager.register(Decoder(spec), "dmirror-decoder")
+    config.pluginmanager.register(Unwatched(), "dmirror-locks")
     config.pluginmanager.register(cover.Table(run, kernel.source), "dmirror-cover")
     config.pluginmanager.register(Recorder(record), "dmirror-record")
 

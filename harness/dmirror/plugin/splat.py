@@ -15,11 +15,12 @@ from _pytest.runner import runtestprotocol
 
 from dmirror.plugin.kmsg import LogReader
 from dmirror.plugin.options import is_device_test
-from dmirror.splats import TEST_STARTS, Splat, complaints
+from dmirror.splats import TEST_STARTS, Splat, complaints, harmless, parse
 from dmirror.vm.console import MODULES_FOLLOW
 
 _KMSG = Path("/dev/kmsg")
 _TAINTED = Path("/proc/sys/kernel/tainted")
+_LOCKDEP = Path("/proc/lockdep_stats")  # kernel/locking/lockdep_proc.c, with CONFIG_LOCKDEP
 _KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 _KMEMLEAK_AGE_S = 5.0  # younger objects are not reported: jiffies_min_age in mm/kmemleak.c
 # Documentation/admin-guide/clearing-warn-once.rst
@@ -44,6 +45,9 @@ CAUSE, CONSOLE = "dmirror-cause", "dmirror-console"
 
 BETWEEN = "dmirror-between"
 """A user property, or of a worker's output: what between() makes a report of."""
+
+SILENT = "dmirror-lockdep-silent"
+"""A user property of the report of the test after which lockdep was first found silent."""
 
 
 def as_property(splat: Splat, *, between: bool = False) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class KernelLog:
         self._writer = _opened_for_writing()
         self._unclaimed = self._since_modules()
         self._tainted = _tainted()
+        self._lockdep_watches: bool | None = None  # none: not asked yet
         self._last: pytest.Item | None = None
 
     def pytest_unconfigure(self) -> None:
@@ -94,7 +99,8 @@ class KernelLog:
         if expected:
             self._warn_again()
         self._say(f"{TEST_STARTS}{item.nodeid}")
-        before = self._unclaimed + complaints(self._new())
+        earlier = parse(self._new())
+        before = self._unclaimed + _not_harmless(earlier)
         self._unclaimed = []
         late = self._late(before) if self._last and before else None
         self._last = item
@@ -102,7 +108,13 @@ class KernelLog:
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         # A message without a newline cannot be read until the next one has begun.
         self._say("dmirror-test ended", level=7)
-        _amend(reports, [] if late else before, complaints(self._new()), self._new_taints(), expected)
+        now = parse(self._new())
+        _amend(reports, [] if late else before, _not_harmless(now), self._new_taints(), expected)
+        # To ask takes a moment, and what silences lockdep is heard, be it harmless or not.
+        if self._lockdep_watches is None or (self._lockdep_watches and (earlier or now)):
+            self._lockdep_watches = not _lockdep_silent()
+            if not self._lockdep_watches:
+                reports[-1].user_properties.append((SILENT, True))
         if late and hasattr(item.config, "workerinput"):
             # A worker reports of none but its present test.
             reports[0].user_properties.append((BETWEEN, late))
@@ -182,6 +194,19 @@ def _amend(
     report.outcome = "failed"
     report.longrepr = text
     report.__dict__.pop("wasxfail", None)
+
+
+def _not_harmless(splats: list[Splat]) -> list[Splat]:
+    return [splat for splat in splats if harmless(splat) is None]
+
+
+def _lockdep_silent() -> bool:
+    """Whether the running kernel has lockdep, and it has ended its work (debug_locks_off())."""
+    try:
+        lines = _LOCKDEP.read_text().splitlines()
+    except (FileNotFoundError, PermissionError):
+        return False
+    return any(line.split() == ["debug_locks:", "0"] for line in lines)
 
 
 def _leaks() -> list[str]:
