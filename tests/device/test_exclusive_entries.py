@@ -397,7 +397,7 @@ def test_what_is_unmapped_while_it_is_exclusive_is_freed_once_and_counted(mirror
                 in_child(child)
         else:
             in_child(child)
-        assert group.table("memory.stat")["anon"] == 0
+        assert group.anon_left() == 0
 
 
 @pytest.mark.contract("X-10")

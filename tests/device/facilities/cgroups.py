@@ -2,9 +2,13 @@
 """Memory control groups (Documentation/admin-guide/cgroup-v2.rst): one of a test's own, and what is charged to it."""
 
 import os
+import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+# s: memory.stat leaves out what processors have of late, 64 pages each and as many together (mm/memcontrol.c,
+# memcg_vmstats_needs_flush()), until somebody looks each 2 s (FLUSH_TIME).
+FLUSHED = 5
 
 
 class Cgroup:
@@ -43,6 +47,13 @@ class Cgroup:
     def charged(self):
         """Bytes charged, exactly: memory.current is, but for what processors have in stock (64 pages each)."""
         return self.get("memory.current")
+
+    def anon_left(self):
+        """Bytes of anonymous memory once its processes are gone: 0, or what an exact memory.stat still has."""
+        until = time.monotonic() + FLUSHED
+        while (left := self.table("memory.stat")["anon"]) and time.monotonic() < until:
+            time.sleep(0.1)
+        return left
 
 
 def leave():
