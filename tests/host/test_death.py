@@ -22,11 +22,11 @@ OOM = """\
 PANIC = "[    9.0] Kernel panic - not syncing: sysrq triggered crash\n"
 
 
-ENDED = {"outcome": None, "ended_after": 60.0, "silent": False}
+ENDED = {"outcome": None, "ended_after": 60.0, "silent": False, "error": None}
 
 
 def died(status: int | None = None, failure: str | None = None) -> dict[str, Any]:
-    return {"outcome": Outcome(status, came_up=True, failure=failure), "ended_after": None, "silent": False}
+    return ENDED | {"outcome": Outcome(status, came_up=True, failure=failure), "ended_after": None}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def died(status: int | None = None, failure: str | None = None) -> dict[str, Any
         ("", died(DIED), "crash", "without a panic"),
         ("", died(failure="QEMU was ended by SIGKILL"), "harness", "QEMU was ended by SIGKILL"),
         ("", ENDED | {"ended_after": None}, "harness", "the channel to the guest was lost"),
+        ("", ENDED | {"ended_after": None, "error": "File x\nOSError: no\n"}, "harness", "an error: OSError: no$"),
     ],
 )
 def test_each_death_has_its_class(tmp_path: Path, said: str, how: dict[str, Any], cause: str, sentence: str) -> None:

@@ -115,7 +115,9 @@ class Guest:
         if not silent:
             with suppress(Exception):  # how it ended is written once its interpreter has seen it
                 self._gateway._io.popen.wait(20)
-        how = death.of_test(log, outcome(self._folder), ended_after=self._patience_s if silent else None, silent=silent)
+        how = death.of_test(
+            log, outcome(self._folder), ended_after=self._patience_s if silent else None, silent=silent, error=None
+        )
         self.close()
         return Died(number, how, log)
 

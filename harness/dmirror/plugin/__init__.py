@@ -34,12 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if options.in_guest():
         modules.wait()
-        from dmirror.plugin import cover, splat, stall  # noqa: PLC0415
+        from dmirror.plugin import cover, splat, stall, transport  # noqa: PLC0415
 
         options.prepare_worker(config)
         config.pluginmanager.register(splat.KernelLog(), "dmirror-kernel-log")
         config.pluginmanager.register(stall.Stall(), "dmirror-stall")
         config.pluginmanager.register(cover.Collector(), "dmirror-cover")
+        config.pluginmanager.register(transport.Transport(), "dmirror-transport")
     elif options.guests_wanted(config):
         # Imported here: a run without guests needs neither the kernel package nor the guests' start-up time.
         from dmirror.plugin import guests  # noqa: PLC0415

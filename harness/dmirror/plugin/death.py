@@ -24,21 +24,28 @@ class Death:
     complaints: list[splats.Splat]
 
 
-def of_test(log: Path, outcome: Outcome | None, *, ended_after: float | None, silent: bool) -> Death:
+def of_test(log: Path, outcome: Outcome | None, *, ended_after: float | None, silent: bool, error: str | None) -> Death:
     """The death of a guest in a test. `log` is its console.
 
     `ended_after`: it was ended after so many seconds, as it was `silent` or the test had had its time; else it ended
-    by itself, and `outcome` says how, if its interpreter lived to see it.
+    by itself, and `outcome` says how, if its interpreter lived to see it. `error`: that of pytest or of a hook in the
+    guest, which ended its session.
     """
     said = splats.messages(console.since_test(log))
     complaints = splats.parse(said)
     if ended_after is not None:
         cause, sentence = _ended(complaints, any(STANDS_HERE in line for line in said), ended_after, silent)
+    elif error is not None:
+        cause, sentence = "harness", f"pytest in the guest ended by an error: {_last_line(error)}"
     else:
         cause, sentence = _died(log, complaints, outcome)
     # Running out of memory is no complaint, but where the guest died of it.
     said_of_it = [one for one in complaints if not splats.harmless(one) or (one.kind == "OOM" and cause == "crash")]
     return Death(cause, sentence, said_of_it)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it has no words")
 
 
 def _ended(complaints: list[splats.Splat], python_lives: bool, seconds: float, silent: bool) -> tuple[str, str]:

@@ -33,6 +33,7 @@ from dmirror.plugin.options import CHOSEN, LEFT_OUT
 from dmirror.plugin.record import Recorder
 from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between
 from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
+from dmirror.plugin.transport import ERROR
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, remote, room, runs
 from dmirror.vm.guest import panic
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from xdist.scheduler import Scheduling  # type: ignore[import-untyped]
     from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
+# What xdist says of a worker whose channel ended without a word (WorkerController.process_from_remote).
+_LOST = "Not properly terminated"
 # Guests in a row that died before their first test: after so many the next will die too.
 _MOST_STILLBORN = 2
 
@@ -248,6 +251,10 @@ class _Guest:
     last: str | None = None  # the test that ended last
     out_of_time: str | None = None  # what was running when the watchdog ended it
     silent: bool = False  # it was ended for that
+    error: str | None = None  # of pytest or of a hook in it, which ended its worker
+    down: bool = False  # its worker has ended, one way or the other
+    died: bool = False  # as it should not
+    mourned: bool = False  # a report says that it died
 
 
 class Guests:
@@ -283,9 +290,19 @@ class Guests:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
         try:
-            return (yield)
+            ran = yield
         except (EOFError, OSError) as error:
             pytest.exit(f"no further guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
+        self._report_late_deaths()
+        return ran
+
+    def _report_late_deaths(self) -> None:
+        """xdist minds the end of a worker only where that still had tests."""
+        for guest in self._guests.values():
+            if guest.died and not guest.mourned and guest.last:
+                report = _report_of(guest.last)
+                self._mourn(guest, guest.last, report)
+                self._config.hook.pytest_runtest_logreport(report=report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -322,10 +339,31 @@ class Guests:
         # The hooks for starts and ends of tests come without the node, and only when the main thread gets
         # round to it.
         def putevent(event: tuple[str, dict[str, Any]]) -> None:
-            self._note(guest, *event)
-            pass_on(event)
+            if not guest.down:
+                name, details = self._heard(guest, *event)
+                self._note(guest, name, details)
+                pass_on((name, details))
 
         node.putevent = putevent
+
+    @staticmethod
+    def _heard(guest: _Guest, name: str, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """An event as xdist should see it: a session that ended by an error, or during a test, has died. Of the former
+        xdist only prints the text, and fails no test; the latter it does not expect."""
+        if name == "internal_error":
+            name, details = "errordown", {"node": guest.node, "error": details["formatted_error"]}
+        elif name == "workerfinished" and guest.test is not None:
+            status = guest.node.workeroutput["exitstatus"]
+            if status != pytest.ExitCode.INTERRUPTED:  # that one it does
+                name, details = "errordown", {"node": guest.node, "error": f"the session ended with status {status}"}
+        guest.down = name in ("errordown", "workerfinished")
+        if name == "errordown":
+            guest.died = True
+            guest.error = None if details["error"] == _LOST else str(details["error"])
+        elif name == "workerfinished":
+            guest.error = guest.node.workeroutput.get(ERROR)
+            guest.died = guest.error is not None
+        return name, details
 
     def _note(self, guest: _Guest, name: str, details: dict[str, Any]) -> None:
         if name == "logstart":
@@ -368,28 +406,37 @@ class Guests:
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Scheduling) -> None:
         """Gives the report of the test that took its guest with it a class, a reason and the guest's last
         words."""
-        guest = self._guests[report.node.gateway.id]
-        log = guest.folder / console.LOG
         report.when = "call"
         path, _, name = crashitem.partition("::")
         report.location = (path, None, name.replace("::", "."))
+        self._mourn(self._guests[report.node.gateway.id], crashitem, report)
+        # xdist counts failures for -x and --maxfail everywhere but here.
+        session = self._config.pluginmanager.getplugin("dsession")
+        session._handlefailures(report)
+
+    def _mourn(self, guest: _Guest, test: str, report: pytest.TestReport) -> None:
+        guest.mourned = True
+        log = guest.folder / console.LOG
         # Its own reports come together, after its teardown: this is the only one.
         seconds = self._silence_s if guest.silent else guest.allowed_s
         how = death.of_test(
-            log, outcome(guest.folder), ended_after=seconds if guest.out_of_time else None, silent=guest.silent
+            log,
+            outcome(guest.folder),
+            ended_after=seconds if guest.out_of_time else None,
+            silent=guest.silent,
+            error=guest.error,
         )
         when = ""
-        if guest.last == crashitem:
+        if guest.last == test:
             report.when, when = "teardown", ", after the test had ended"
-        elif guest.test != crashitem:
+        elif guest.test != test:
             when = ", before the test had begun"
         report.longrepr = f"{how.cause}: {how.sentence}{when}"
         report.user_properties += [(CAUSE, how.cause), (CONSOLE, os.fspath(log))]
         report.user_properties += [(COMPLAINTS, [as_property(one) for one in how.complaints])]
         report.sections.append((f"guest console ({log})", console.last_words(log)))
-        # xdist counts failures for -x and --maxfail everywhere but here.
-        session = self._config.pluginmanager.getplugin("dsession")
-        session._handlefailures(report)
+        if guest.error is not None:
+            report.longrepr += f"\n\n{guest.error}"
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -404,6 +451,8 @@ class Guests:
         guest = self._guests.get(node.gateway.id)
         if guest is None or error is None:
             return
+        if guest.error is not None:
+            _end(guest.pid)  # its interpreter has outlived its worker
         if guest.tests_started:
             self._stillborn = 0
             return
@@ -412,10 +461,14 @@ class Guests:
             log = guest.folder / console.LOG
             ended = outcome(guest.folder)
             why = f"no end of {guest.out_of_time}" if guest.out_of_time else panic(log) or (ended and ended.failure)
-            pytest.exit(
-                f"{self._stillborn} guests in a row died before their first test: {why}\n{console.tail(log)}",
-                returncode=2,
-            )
+            self._report_late_deaths()
+            died = f"{self._stillborn} guests in a row died before their first test: {why or guest.error or error}"
+            pytest.exit(f"{died}\n{console.tail(log)}", returncode=2)
+
+
+def _report_of(test: str) -> pytest.TestReport:
+    path, _, name = test.partition("::")
+    return pytest.TestReport(test, (path, None, name.replace("::", ".")), {}, "failed", None, "call")
 
 
 def _limits(folder: Path) -> dict[str, float]:

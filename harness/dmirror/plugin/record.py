@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 
+# Of the tests without a verdict, so many are named.
+_NAMED = 10
+
+
 class Recorder:
-    """Writes each verdict to the journal of `run` at once, and adds all to what is kept when the session is over."""
+    """Writes each verdict to the journal of `run` at once, and adds all to what is kept when the session is over.
+
+    A test has its verdict when its teardown, or its guest, has ended. A session that comes to its end with a test that
+    has none fails that test: xdist does not miss it.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._journal = Journal(run.folder, run.subject)
+        self._planned: list[str] = []
+        self._begun: dict[str, Verdict] = {}
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         # pytest's own XML says what was tested, too, where it is asked for (--junitxml).
@@ -36,15 +47,34 @@ class Recorder:
                 xml.add_global_property(name, value)
 
     def pytest_xdist_node_collection_finished(self, node: WorkerController, ids: list[str]) -> None:
+        self._planned = self._planned or list(ids)
         if self._run.planned is None:
             # Where the run goes on, its guests leave out what has a verdict.
             self._run.planned = len(self._run.tests.keys() | set(ids))
             self._journal.plan(self._run.planned)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        ran = yield
+        for test in self._without_verdict():
+            path, _, name = test.partition("::")
+            report = pytest.TestReport(
+                test,
+                (path, None, name.replace("::", ".")),
+                {},
+                "failed",
+                "harness: this test was given to a guest, and nothing came back of how it ended",
+                "call",
+                user_properties=[(CAUSE, "harness")],
+            )
+            session.config.hook.pytest_runtest_logreport(report=report)
+        return ran
+
+    def _without_verdict(self) -> list[str]:
+        return [test for test in self._planned if test not in self._run.tests]
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        verdict = self._run.tests.get(report.nodeid)
-        if verdict is None:
-            verdict = self._run.tests[report.nodeid] = Verdict(PASSED, [])
+        verdict = self._run.tests.get(report.nodeid) or self._begun.get(report.nodeid) or Verdict(PASSED, [])
         told: dict[str, Any] = dict(report.user_properties)
         contracts = [str(value) for name, value in report.user_properties if name == "contract"]
         verdict.contracts = list(dict.fromkeys([*verdict.contracts, *contracts]))
@@ -64,7 +94,11 @@ class Recorder:
         logs = [json.loads(str(value)) for name, value in report.user_properties if name == timeline.PROPERTY]
         verdict.logs += [log for log in logs if log not in verdict.logs]
         if report.when == "teardown" or CAUSE in told:
+            self._begun.pop(report.nodeid, None)
+            self._run.tests[report.nodeid] = verdict
             self._journal.add(report.nodeid, verdict)
+        else:
+            self._begun[report.nodeid] = verdict
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         seconds: defaultdict[str, float] = defaultdict(float)
@@ -77,6 +111,10 @@ class Recorder:
             terminalreporter.section("time of each file")
             for file, time in sorted(seconds.items(), key=lambda item: -item[1]):
                 terminalreporter.line(f"{time:7.1f} s  {tests[file]:5} tests  {file}")
+        missing = self._without_verdict()
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            terminalreporter.line(f"no verdict: {', '.join(missing[:_NAMED])}{more}")
 
     def pytest_sessionfinish(self) -> None:
         if self._run.planned is not None and len(self._run.tests) >= self._run.planned:
