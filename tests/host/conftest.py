@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from dmirror.paths import ROOT, cache
+
+# The user's own, before the tests get one each. It is read, for a kernel that has been built, and never written to.
+USERS_CACHE = cache()
 
 # What kbuild does, as far as the harness sees it: configures from KCONFIG_ALLCONFIG, says what it does in
 # kbuild's way, and leaves the files that a build leaves. Each run is noted in O=/runs.
@@ -90,6 +97,40 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("DMIRROR_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def guest_cache(cache_folder: Path) -> Path:
+    """The same, with what a guest needs and the user's has already."""
+    cache_folder.mkdir()
+    for name in ("accelerator.json", "uapi"):
+        there = USERS_CACHE / name
+        if there.is_dir():
+            shutil.copytree(there, cache_folder / name)
+        elif there.exists():
+            shutil.copy(there, cache_folder)
+    (cache_folder / "python").mkdir()
+    for image in (USERS_CACHE / "python").glob("*.squashfs"):
+        (cache_folder / "python" / image.name).symlink_to(image)
+    return cache_folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_users_cache_has_no_run_of_a_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield
+    folder = os.fspath(tmp_path_factory.getbasetemp())
+    assert not [file for file in USERS_CACHE.glob("runs/*/guest.json") if folder in file.read_text()]
+
+
+def use_our_settings(folder: Path) -> None:
+    """Have pytest run there as it does in this project: what its settings forbid is forbidden there, too."""
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+@pytest.fixture(autouse=True)
+def _our_settings(request: pytest.FixtureRequest) -> None:
+    if "pytester" in request.fixturenames:
+        use_our_settings(request.getfixturevalue("pytester").path)
 
 
 @pytest.fixture

@@ -15,18 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import USERS_CACHE, use_our_settings
 
 from dmirror import journal
 from dmirror.kernel import prepare
 from dmirror.kernel.bad import build_bad
-from dmirror.paths import cache
 from dmirror.results import FAILED, PASSED
 
-# The user's own cache, before the tests get one each: a kernel is not built for this.
-_CACHE = cache()
-_IMAGES = sorted(_CACHE.glob("kernels/*-default-*/arch/x86/boot/bzImage"), key=lambda path: path.stat().st_mtime)
+_IMAGES = sorted(USERS_CACHE.glob("kernels/*-default-*/arch/x86/boot/bzImage"), key=lambda path: path.stat().st_mtime)
 
-pytestmark = pytest.mark.skipif(not _IMAGES, reason=f"no kernel is built yet in {_CACHE} (make builds one)")
+pytestmark = [
+    pytest.mark.skipif(not _IMAGES, reason=f"no kernel is built yet in {USERS_CACHE} (make builds one)"),
+    pytest.mark.usefixtures("guest_cache"),
+]
 
 CONFTEST = """
 import os, signal, time
@@ -108,7 +109,7 @@ BAD = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "pytest.ini").touch()
+    use_our_settings(tmp_path)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     kernel = prepare(kbuild=_IMAGES[-1].parents[3])
     (tmp_path / "test_inner.py").write_text(f"MODULE = {os.fspath(build_bad(kernel))!r}\n{TESTS}")
@@ -119,7 +120,6 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", f"--dmirror-kbuild={_IMAGES[-1].parents[3]}", "--dmirror-run=run"]
     command += ["--dmirror-driver=none", "--dmirror-guests=2", "--dmirror-memory=1024", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
@@ -142,7 +142,7 @@ def _left(folder: Path) -> Iterator[str]:
 
 
 def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
-    status, said = _pytest(folder, "--junitxml=out.xml")
+    status, said = _pytest(folder, "test_inner.py", "--junitxml=out.xml")
     run = journal.load(folder / "run")
     names = re.findall(r"^def (test_\w+)", TESTS, re.MULTILINE)
     verdicts = {nodeid.partition("::")[2]: verdict for nodeid, verdict in run.tests.items()}
@@ -166,7 +166,7 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
 
 
 def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
-    status, said = _pytest(folder, "--dmirror-append=root=nothing rootfstype=ext4")
+    status, said = _pytest(folder, "test_inner.py", "--dmirror-append=root=nothing rootfstype=ext4")
     assert status == 2
     assert "the guest did not come up" in said
     assert journal.load(folder / "run").tests == {}
@@ -180,7 +180,7 @@ def test_an_interrupted_run_has_its_verdicts_and_goes_on(folder: Path) -> None:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         begun = _begun(folder)
-        with _start(folder, "--dmirror-guests=1") as process:
+        with _start(folder, "test_inner.py", "--dmirror-guests=1") as process:
             assert process.stdout is not None
             while _begun(folder) == begun:
                 assert process.poll() is None, process.stdout.read()
@@ -193,7 +193,7 @@ def test_an_interrupted_run_has_its_verdicts_and_goes_on(folder: Path) -> None:
         assert (run.planned, run.ended) == (2, None)
         assert not list(_left(folder))
     (folder / "on").touch()
-    status, said = _pytest(folder)
+    status, said = _pytest(folder, "test_inner.py")
     assert status == 0, said
     assert "1 passed" in said
     run = journal.load(folder / "run")

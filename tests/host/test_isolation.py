@@ -11,20 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import USERS_CACHE, use_our_settings
 
-from dmirror.paths import cache
-
-# The user's own cache, before the tests get one each: a kernel is not built for this.
-_CACHE = cache()
+from dmirror.journal import load
+from dmirror.results import FAILED, PASSED
 
 
 def _built_kernels() -> list[Path]:
-    images = _CACHE.glob("kernels/*/arch/x86/boot/bzImage")
+    images = USERS_CACHE.glob("kernels/*/arch/x86/boot/bzImage")
     builds = [image.parents[3] for image in images]
     return sorted(build for build in builds if (build / "Module.symvers").exists())
 
 
-pytestmark = pytest.mark.skipif(not _built_kernels(), reason=f"no kernel is built yet in {_CACHE} (make builds one)")
+pytestmark = [
+    pytest.mark.skipif(not _built_kernels(), reason=f"no kernel is built yet in {USERS_CACHE} (make builds one)"),
+    pytest.mark.usefixtures("guest_cache"),
+]
 
 TESTS = """
 import os, signal, subprocess
@@ -86,11 +88,10 @@ def _ours(run: str) -> Iterator[str]:
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A session in that folder, in a guest."""
-    (folder / "pytest.ini").touch()
+    use_our_settings(folder)
     command = [sys.executable, "-m", "pytest", f"--dmirror-kbuild={_built_kernels()[-1]}", *arguments]
     command += ["--dmirror-driver=none", "--dmirror-append=dmirror.test=1", "--dmirror-guests=1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["DMIRROR_CACHE"] = os.fspath(_CACHE)
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
@@ -98,7 +99,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
     (tmp_path / "test_inner.py").write_text(TESTS.replace("FOLDER", repr(os.fspath(tmp_path))))
-    ran = _run(tmp_path, "--junitxml=out.xml")
+    ran = _run(tmp_path, "test_inner.py", "--junitxml=out.xml")
     said = ran.stdout + ran.stderr
     cases = list(ET.parse(tmp_path / "out.xml").getroot().iter("testcase"))
     names = [case.get("name", "").rpartition(".")[2] for case in cases]
@@ -121,8 +122,62 @@ def test_a_panic_and_a_hang_cost_one_verdict_each(tmp_path: Path) -> None:
     assert not list(_ours(consoles))
 
 
-def test_a_test_that_is_not_there_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (
+            ["test_inner.py::test_two"],
+            pytest.ExitCode.USAGE_ERROR,
+            "ERROR: not found: {folder}/test_inner.py::test_two",
+        ),
+        (["test_inner.py", "-k", "typo"], pytest.ExitCode.NO_TESTS_COLLECTED, "no tests collected (1 deselected)"),
+    ],
+)
+def test_a_test_that_is_not_there_is_named(tmp_path: Path, arguments: list[str], status: int, says: str) -> None:
     (tmp_path / "test_inner.py").write_text("def test_one(): pass\n")
-    ran = _run(tmp_path, "test_inner.py::test_two")
-    assert f"ERROR: not found: {tmp_path}/test_inner.py::test_two" in ran.stdout
-    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+    ran = _run(tmp_path, *arguments)
+    assert says.format(folder=tmp_path) in ran.stdout
+    assert ran.returncode == status
+
+
+def test_a_file_that_cannot_be_imported_is_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "test_inner.py").write_text("def test_one(): pass\n")
+    (tmp_path / "test_other.py").write_text("import no_such_module\n")
+    ran = _run(tmp_path, ".", "-k", "one")
+    assert "No module named 'no_such_module'" in ran.stdout
+    assert ran.returncode not in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+LAST = """
+def test_first(): pass
+def test_last(record_property):
+    record_property("drift_ns", -3_000_000_000)
+    assert FINE
+"""
+HOOK = """
+import os
+def pytest_runtest_logreport(report):
+    if "DMIRROR_IN_GUEST" in os.environ and "test_last" in report.nodeid:
+        raise ValueError("of a hook")
+"""
+
+
+def test_a_hook_that_raises_in_the_last_test_fails_it(tmp_path: Path, guest_cache: Path) -> None:
+    """xdist prints INTERNALERROR and ends with 0."""
+    (tmp_path / "test_inner.py").write_text(LAST.replace("FINE", "True"))
+    (tmp_path / "conftest.py").write_text(HOOK)
+    ran = _run(tmp_path, "test_inner.py")
+    assert ran.returncode == 1, ran.stdout
+    assert "harness: pytest in the guest ended by an error: ValueError: of a hook" in ran.stdout
+    assert "1 failed, 1 passed" in ran.stdout
+    (file,) = guest_cache.glob("runs/*/journal.jsonl")
+    outcomes = {test.partition("::")[2]: verdict.outcome for test, verdict in load(file.parent).tests.items()}
+    assert outcomes == {"test_first": PASSED, "test_last": FAILED}
+
+
+@pytest.mark.parametrize("fine", [True, False])
+def test_what_a_test_records_does_not_end_its_guest(tmp_path: Path, fine: bool) -> None:
+    (tmp_path / "test_inner.py").write_text(LAST.replace("FINE", str(fine)))
+    ran = _run(tmp_path, "test_inner.py")
+    assert ran.returncode == (not fine), ran.stdout
+    assert ("2 passed" if fine else "1 failed, 1 passed") in ran.stdout

@@ -86,8 +86,18 @@ DIE = "os._exit(0)"
             "nothing came back",
         ),
     ],
-    ids=["dies", "dies-in-teardown", "exits", "raises", "raises-at-the-last-report", "dies-at-the-last-report"]
-    + ["raises-while-sending", "raises-at-the-end", "dies-at-the-end", "runs-without-a-report"],
+    ids=[
+        "dies",
+        "dies-in-teardown",
+        "exits",
+        "raises",
+        "raises-at-the-last-report",
+        "dies-at-the-last-report",
+        "raises-while-sending",
+        "raises-at-the-end",
+        "dies-at-the-end",
+        "runs-without-a-report",
+    ],
 )
 def test_what_ends_a_worker_fails_the_test_that_ran(
     pytester: pytest.Pytester, conftest: str, body: str, teardown: str, reason: str

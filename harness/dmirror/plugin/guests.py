@@ -82,7 +82,8 @@ def configure(config: pytest.Config) -> None:
         chosen = accelerator.choose(spec.image)
         python_image()
         uapi.ensure()
-        chosen_tests = _Chosen(config) if config.option.keyword or config.option.markexpr else None
+        some = any("::" in argument for argument in config.args)
+        chosen_tests = _Chosen(config) if some or option.keyword or option.markexpr else None
         if chosen_tests is None:
             _warm(config)
         record = _record(run, kernel, option.dmirror_driver, chosen.name)
@@ -190,26 +191,25 @@ def _collecting(config: pytest.Config, *more: str) -> list[str]:
     return [*make.bound_to_us(), sys.executable, "-m", "pytest", *arguments, *options, *more]
 
 
-def _not_found(config: pytest.Config) -> str:
-    """What pytest says of tests that are named and are not there. xdist keeps it to itself when a worker finds none."""
-    listed = subprocess.run(_collecting(config), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return listed.stderr.strip() if listed.returncode == pytest.ExitCode.USAGE_ERROR else ""
-
-
 class _Chosen:
-    """The tests of an expression, by file and function. To collect all of a file takes a guest many times as long, and
-    what is repeated is multiplied before it is chosen. Listed here, while the guests boot."""
+    """The tests of an expression, or those that are named, by file and function. To collect all of a file takes a guest
+    many times as long, and what is repeated is multiplied before it is chosen. Listed here, while the guests boot."""
 
     def __init__(self, config: pytest.Config) -> None:
-        quiet = subprocess.DEVNULL
+        pipe = subprocess.PIPE
         self._listing = subprocess.Popen(
-            _collecting(config, "--count=1"), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, text=True
+            _collecting(config, "--count=1"), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
         )
 
     @functools.cached_property
     def tests(self) -> list[str]:
-        """Empty where none was listed: then it is for the guest to say what is wrong."""
-        lines = self._listing.communicate()[0].splitlines()
+        """Empty where some could not be collected: then it is for the guest to say what is wrong. Ends the session
+        where there is none, as pytest does, and says what it says of names that are not there."""
+        listed, said = self._listing.communicate()
+        status = self._listing.returncode
+        if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+            pytest.exit(said.strip() or listed.strip().splitlines()[-1], returncode=status)
+        lines = listed.splitlines() if status == 0 else []
         return list(dict.fromkeys(line.partition("[")[0] for line in lines if "::" in line))
 
 
@@ -272,7 +272,6 @@ class Guests:
         self._guests: dict[str, _Guest] = {}
         self._stillborn = 0
         self._over = threading.Event()
-        self._wrong = ""  # with what was asked for, where no test was found
 
     def pytest_report_header(self) -> list[str]:
         return self._header
@@ -304,16 +303,8 @@ class Guests:
                 self._mourn(guest, guest.last, report)
                 self._config.hook.pytest_runtest_logreport(report=report)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    def pytest_sessionfinish(self) -> None:
         self._over.set()
-        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-            self._wrong = _not_found(self._config)
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR if self._wrong else exitstatus
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._wrong:
-            terminalreporter.write_line(self._wrong, red=True)
 
     def pytest_keyboard_interrupt(self) -> None:
         for guest in self._guests.values():
