@@ -43,6 +43,7 @@ class Run:
     started: float  # seconds since 1970
     ended: float | None = None  # None: it was cut off
     planned: int | None = None  # tests it was to run; None: it did not come to that
+    booted_again: list[str] = field(default_factory=list)  # why, for each guest
     tests: dict[str, Verdict] = field(default_factory=dict)  # by node id, in the order of their verdicts
 
 
@@ -64,6 +65,10 @@ class Journal:
     def add(self, nodeid: str, verdict: Verdict) -> None:
         """A verdict; one that comes later for the same test takes its place."""
         self._line(test=nodeid, verdict=asdict(verdict))
+
+    def booted_again(self, why: str) -> None:
+        """A guest was, whose QEMU died before it was up."""
+        self._line(booted_again=why)
 
     def end(self) -> None:
         """Every test has its verdict."""
@@ -94,6 +99,7 @@ def load(folder: Path) -> Run:
             run.tests[words["test"]] = Verdict(**verdict)
         elif run is not None:
             run.planned = words.get("planned", run.planned)
+            run.booted_again += [words["booted_again"]] if "booted_again" in words else []
             run.ended = words.get("ended", run.ended)
     if run is None:
         raise FileNotFoundError(f"{folder / NAME} has no beginning")

@@ -41,3 +41,12 @@ def test_a_panic_is_named(tmp_path: Path) -> None:
     assert panic(log) == "the guest's kernel panicked: sysrq triggered crash"
     log.write_text("[    9.1] fine\n")
     assert panic(log) is None
+
+
+def test_what_the_kernel_does_not_know_of_the_command_line_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    unknown = 'Unknown kernel command line parameters "virtme_chdir=. slub_debg=FZ", will be passed to user space.'
+    log.write_text(f"[    0.1] Linux version 7.3.4\n[    0.1] {unknown}\n")
+    assert console.not_obeyed(log, "slub_debg=FZ quiet 'a b'") == ["slub_debg=FZ"]
+    log.write_text("[    0.1] Linux version 7.3.4\n")
+    assert console.not_obeyed(log, "slub_debg=FZ") == []

@@ -16,6 +16,7 @@ import pytest
 
 from dmirror.errors import CannotRun, Untestable
 from dmirror.vm import guest
+from dmirror.vm.guest import AGAIN
 from dmirror.vm.spec import GuestSpec
 
 # Starts the QEMU it is given and, like guest-init.sh, speaks on the port "ctl" and runs the job on the other
@@ -32,6 +33,11 @@ start = ["sh", "-c", 'sleep "$0"; exec "$@"', delay, qemu, run_dir]
 machine = subprocess.Popen(start, pass_fds=[int(fd) for fd in fds.values()])
 ctl = os.fdopen(int(fds["ctl"]), "w", buffering=1)
 print("Linux version 7.3.4", flush=True)
+if play == "dies" or (play == "dies-once" and not os.path.exists(run_dir + "/died")):
+    open(run_dir + "/died", "w").close()
+    time.sleep(0.3)
+    machine.kill()
+    sys.exit(11)
 if play == "silent":
     time.sleep(60)
 if play == "insmod":
@@ -176,6 +182,27 @@ def test_a_guest_that_does_not_come_up_is_ended_and_shown(host: Host) -> None:
     assert "CannotRun the guest did not come up: not up within 1 s" in err
     assert "Linux version 7.3.4" in err
     assert time.monotonic() - started < 5
+
+
+def test_a_guest_whose_qemu_dies_while_it_boots_is_booted_once_more(host: Host) -> None:
+    data = os.urandom(100_000)
+    status, out, err = host.run("cat", play="dies-once", stdin=data)
+    assert (status, out == data) == (0, True)
+    assert err.count("QEMU was ended by SIGSEGV while its guest booted: booted once more") == 1
+    (host.folder / "run" / AGAIN).unlink()
+    status, _, err = host.run("cat", play="dies", stdin=data)
+    assert "CannotRun the guest did not come up: QEMU was ended by SIGSEGV" in err
+    assert status == 1
+
+
+def test_an_interpreter_is_given_again_what_a_dead_guest_was_given(host: Host) -> None:
+    process = host.interpreter("import sys\nprint(sys.stdin.readline().upper(), end='')", play="dies-once")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"HELLO\n"
+    assert b"booted once more" in process.communicate(timeout=20)[1]
 
 
 def test_a_failed_set_up_is_named_in_one_line(host: Host) -> None:

@@ -17,11 +17,13 @@ from dmirror import timeline
 from dmirror.journal import Journal, Run
 from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
+from dmirror.vm.guest import AGAIN
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 
+_AGAIN = f"guest-*/{AGAIN}"
 # Of the tests without a verdict, so many are named.
 _NAMED = 10
 
@@ -36,6 +38,7 @@ class Recorder:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._journal = Journal(run.folder, run.subject)
+        self._earlier = set(run.folder.glob(_AGAIN))
         self._planned: list[str] = []
         self._begun: dict[str, Verdict] = {}
 
@@ -117,6 +120,9 @@ class Recorder:
             terminalreporter.line(f"no verdict: {', '.join(missing[:_NAMED])}{more}")
 
     def pytest_sessionfinish(self) -> None:
+        for file in set(self._run.folder.glob(_AGAIN)) - self._earlier:
+            self._run.booted_again.append(file.read_text().strip())
+            self._journal.booted_again(self._run.booted_again[-1])
         if self._run.planned is not None and len(self._run.tests) >= self._run.planned:
             self._journal.end()
         self._journal.close()

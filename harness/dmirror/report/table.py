@@ -71,4 +71,5 @@ def text(runs: Iterable[Run]) -> str:
         for row in rows
     ]
     lines += [f"{one_line(one.name)}: {one.cut_off}" for one in of if one.cut_off]
+    lines += [f"{one_line(one.name)}: {why}: booted once more" for one in of for why in one.run.booted_again]
     return "\n".join(lines)

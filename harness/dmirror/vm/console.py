@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from dmirror.splats import TEST_STARTS
@@ -42,6 +43,14 @@ def last_words(log: Path, *, lines: int = 40) -> str:
     # A panic's cause stands first and the dead guest's last line last: both ends say more than either.
     half = lines // 2
     return "\n".join([*since[:half], f"... {len(since) - lines} lines, all in {log} ...", *since[-half:]])
+
+
+def not_obeyed(log: Path, append: str) -> list[str]:
+    """What of `append` the kernel said it does not know (print_unknown_bootoptions() in init/main.c): an option that it
+    was built without, or a slip."""
+    found = re.search(r'Unknown kernel command line parameters "([^\n]*)", will be passed', read(log))
+    unknown = found.group(1).split() if found else []
+    return [word for word in shlex.split(append) if word in unknown]
 
 
 def read(log: Path) -> str:

@@ -23,6 +23,9 @@ from dmirror.vm.image import python_image
 from dmirror.vm.pump import Pump
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
+AGAIN = "booted-again"
+"""In a guest's folder, where its QEMU was ended by a signal before the guest was up: what was said of that."""
+
 # What a command returns when the guest died under it; virtme-ng's number for the same.
 DIED = 255
 
@@ -48,6 +51,8 @@ def run(spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = 
     """
     print(accelerator.choose(spec.image), file=sys.stderr, flush=True)
     outcome = boot(spec, argv, run_dir=run_dir, interactive=interactive)
+    for word in console.not_obeyed(run_dir / console.LOG, spec.append):
+        print(f"dmirror: {unknown_parameter(word)}", file=sys.stderr, flush=True)
     if outcome.status is not None:
         return outcome.status
     print(console.tail(run_dir / console.LOG), file=sys.stderr, flush=True)
@@ -68,11 +73,19 @@ def boot(
     """The same without words. `as_interpreter`: the guest has come up with the command's first byte, and ends
     with standard input. Raises as run() does, but not for a guest that does not come up."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        _terminated_by_exception(),
-        _Machine(spec, argv, run_dir=run_dir, interactive=interactive, as_interpreter=as_interpreter) as machine,
-    ):
-        return machine.serve()
+    with _terminated_by_exception():
+        given = b""
+        while True:
+            machine = _Machine(spec, argv, run_dir=run_dir, interactive=interactive, as_interpreter=as_interpreter)
+            with machine:
+                outcome = machine.serve(given)
+            if outcome.came_up or not machine.died_of or (run_dir / AGAIN).exists():
+                return outcome
+            given = machine.given
+            said = f"QEMU was ended by {machine.died_of} while its guest booted"
+            (run_dir / AGAIN).write_text(f"{said}\n")
+            (run_dir / console.LOG).rename(run_dir / f"first-{console.LOG}")
+            print(f"dmirror: {said}: booted once more", file=sys.stderr, flush=True)
 
 
 def not_up(outcome: Outcome, log: Path) -> CannotRun:
@@ -81,6 +94,11 @@ def not_up(outcome: Outcome, log: Path) -> CannotRun:
     # A kernel that has not said a word may not have been started.
     of_kernel = console.read(log).strip() and not (outcome.failure or "").startswith("QEMU")
     return Untestable("boot", what, where) if of_kernel else CannotRun(what, where)
+
+
+def unknown_parameter(word: str) -> str:
+    """What to say of a word of APPEND that the kernel does not know."""
+    return f"the kernel does not know {word}, of APPEND: it was built without that, or it is spelt otherwise"
 
 
 def panic(log: Path) -> str | None:
@@ -105,6 +123,8 @@ class _Machine:
         self._failure: str | None = None
         self._control = b""  # what the set-up has said on its port, up to an unfinished line
         self._complaints = b""  # what virtme-run and QEMU said
+        self.given = b""  # what the command has been given so far, while the guest has not come up
+        self.died_of = ""  # the signal that ended QEMU, by name
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -175,8 +195,9 @@ class _Machine:
             time.sleep(0.01)
         pid_file.unlink()
 
-    def serve(self) -> Outcome:
-        """Carries bytes until the command or the guest has ended, or must end."""
+    def serve(self, given: bytes) -> Outcome:
+        """Carries bytes until the command or the guest has ended, or must end. `given` goes before standard input."""
+        self.given = given
         seconds = self._spec.limit_s * self._spec.slowdown
         limit = time.monotonic() + seconds
         over = False
@@ -187,6 +208,10 @@ class _Machine:
 
         def up() -> None:
             self._came_up = True
+
+        def keep(data: bytes) -> None:
+            if not self._came_up:
+                self.given += data
 
         def hear(data: bytes) -> None:
             self._control += data
@@ -214,7 +239,7 @@ class _Machine:
                 stdin = self._ends["in"]
                 # Shut down, not closed: on a full hang-up QEMU drops what it has not read yet.
                 at_end = end if self._as_interpreter else lambda: stdin.shutdown(socket.SHUT_WR)
-                pump.carry(0, stdin.fileno(), at_end=at_end, sink_may_go=True)
+                pump.carry(0, stdin.fileno(), at_end=at_end, copied=keep, before=given, sink_may_go=True)
                 pump.carry(self._ends["out"].fileno(), 1, at_first=up)
                 pump.carry(self._ends["err"].fileno(), 2)
             while not over:
@@ -244,7 +269,8 @@ class _Machine:
         # virtme-run ends with the wait status of QEMU; small numbers are its own.
         killed = (self._process.poll() or 0) & 0x7F
         if killed in _FATAL:
-            return f"QEMU was ended by {signal.Signals(killed).name}"
+            self.died_of = signal.Signals(killed).name
+            return f"QEMU was ended by {self.died_of}"
         if not console.read(log).strip():
             complaints = self._complaints.decode(errors="replace").strip().splitlines()
             return complaints[-1] if complaints else "virtme-run ended without a word"

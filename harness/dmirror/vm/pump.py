@@ -52,15 +52,17 @@ class Pump:
         *,
         at_first: Callable[[], None] | None = None,
         at_end: Callable[[], None] | None = None,
+        copied: Callable[[bytes], None] | None = None,
+        before: bytes = b"",
         sink_may_go: bool = False,
     ) -> None:
         """Copies `source` to `sink`; `at_first` comes before the first byte, `at_end` after the last was
-        written.
+        written. `before` goes before all of it; `copied` is told what comes from `source`.
 
         When nobody reads `sink` any more, step() raises BrokenPipeError, or with `sink_may_go` the flow just
         stops.
         """
-        pending = b""
+        pending = before
 
         def readable() -> None:
             nonlocal pending, at_first
@@ -73,6 +75,8 @@ class Pump:
             if at_first is not None:
                 at_first()
                 at_first = None
+            if copied is not None:
+                copied(pending)
             self._writing += not sink_may_go
             self._selector.register(sink, selectors.EVENT_WRITE, writable)
 
@@ -90,7 +94,11 @@ class Pump:
                 self._selector.unregister(sink)
                 self._selector.register(source, selectors.EVENT_READ, readable)
 
-        self._selector.register(source, selectors.EVENT_READ, readable)
+        if pending:
+            self._writing += not sink_may_go
+            self._selector.register(sink, selectors.EVENT_WRITE, writable)
+        else:
+            self._selector.register(source, selectors.EVENT_READ, readable)
 
     def step(self, timeout: float | None) -> bool:
         """Waits for at most `timeout` seconds and handles what is ready; False if nothing was."""
