@@ -8,17 +8,20 @@
 #   SEED=N           where they begin, as a failure says   TIMES=50       how often each device test runs
 #   RANDOM=N         the N-th random order of the tests    HTML=page.html contracts, matrix or report as a page
 #   KERNELS=6.1,7.2  of a matrix; so FLAVOURS=, DRIVERS=   RESUME=1       go on with the last matrix, or that folder's
+#   LLVM=1, CC=...   what compiles kernel and module        CONFIG="CONFIG_X=y CONFIG_Y=n"  over the flavour's
+#   KASLR=1          kernel and direct map elsewhere at each boot
 #   GUESTS=N         of a matrix, how many at once         JUNIT=r.xml    a report for CI; so KTAP=r.ktap
 
 DMIRROR := .venv/bin/dmirror
 # Who keeps Python from writing bytecode has each session and each guest compile every module of it.
 unexport PYTHONDONTWRITEBYTECODE
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP LLVM KASLR CONFIG
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
-	$(if $(FLAVOUR),--flavour "$$FLAVOUR")
-guest = $(options) $(if $(APPEND),--append="$$APPEND") $(if $(DRIVER),--driver "$$DRIVER")
+	$(if $(FLAVOUR),--flavour "$$FLAVOUR") $(addprefix --config=,$(CONFIG)) $(if $(LLVM),--make "LLVM=$$LLVM") \
+	$(if $(filter-out default,$(origin CC)),--make "CC=$(CC)")
+guest = $(options) $(if $(KASLR),--kaslr) $(if $(APPEND),--append="$$APPEND") $(if $(DRIVER),--driver "$$DRIVER")
 
 demo: setup
 	@$(DMIRROR) demo $(guest)
@@ -46,7 +49,7 @@ matrix: setup
 	@$(DMIRROR) matrix $(if $(KERNELS),--kernels "$$KERNELS") $(if $(FLAVOURS),--flavours "$$FLAVOURS") \
 		$(if $(DRIVERS),--drivers "$$DRIVERS") $(if $(T),-k "$$T") $(if $(GUESTS),--guests "$$GUESTS") \
 		$(if $(RESUME),--resume $(if $(filter-out 1,$(RESUME)),"$$RESUME")) $(if $(HTML),--html "$$HTML") \
-		$(if $(APPEND),--append="$$APPEND")
+		$(if $(APPEND),--append="$$APPEND") $(if $(KASLR),--kaslr)
 
 lint: setup
 	@sh scripts/lint.sh

@@ -105,6 +105,10 @@ module() { # module PATH PARAMETERS...
 	(cd "/sys/module/${name%.ko}/sections" 2>/dev/null && $bb grep "" .[a-z]* >"$run_dir/sections-${name%.ko}" 2>/dev/null)
 }
 
+kernel_text() { # kernel_text FILE: where the kernel stands, for gdb on the host
+	$bb grep -m 1 ' _text$' /proc/kallsyms >"$run_dir/$1"
+}
+
 # beside FIFO FUNCTION: runs it while the interpreter starts, which reads that until its end before it needs what is done
 # here. The FIFO goes before its last writer does: who opens it has an end of file to come, who is late finds none.
 beside() {

@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 
 from dmirror import results, trial
 from dmirror.errors import CannotRun, Untestable
-from dmirror.kernel import Kernel, base, build_peer, driver_module, prepare, refresh
+from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
 from dmirror.paths import GUEST_TESTS, ROOT
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, runs
@@ -43,6 +43,14 @@ def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, built in the cache, not written to")
     which.add_argument("--kbuild", metavar="BUILD", type=_place, help="a built tree, used as it is")
     which.add_argument("--flavour", metavar="NAME", default="default", help="another build of that kernel")
+    _add_build_options(which)
+
+
+def _add_build_options(group: argparse._ArgumentGroup) -> None:
+    over = "an option over the flavour's, or CONFIG_X=n; repeatable"
+    group.add_argument("--config", metavar="CONFIG_X=y", action="append", default=[], help=over)
+    told = "what make is told for kernel and module, such as LLVM=1 or CC=gcc-12; repeatable"
+    group.add_argument("--make", metavar="NAME=VALUE", action="append", default=[], help=told)
 
 
 def _guests(text: str) -> int | None:
@@ -57,6 +65,9 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
     guest = parser.add_argument_group("the guest")
     guest.add_argument("--append", metavar="ARGS", default="", help="more of the kernel's command line")
     guest.add_argument(
+        "--kaslr", action="store_true", help="the kernel and its direct map stand elsewhere at each boot"
+    )
+    guest.add_argument(
         "--memory",
         metavar="MIB",
         type=int,
@@ -66,7 +77,8 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> Kernel:
-    return prepare(kernel=args.kernel, kdir=args.kdir, kbuild=args.kbuild, flavour=args.flavour)
+    which = {name: getattr(args, name) for name in ("kernel", "kdir", "kbuild", "flavour")}
+    return prepare(**which, options=args.config, words=args.make)
 
 
 def _spec(args: argparse.Namespace, kernel: Kernel) -> GuestSpec:
@@ -76,6 +88,7 @@ def _spec(args: argparse.Namespace, kernel: Kernel) -> GuestSpec:
         modules=(driver(driver_module(kernel, args.driver), args.memory),),
         memory_mib=args.memory,
         append=args.append,
+        kaslr=kaslr.wanted(kernel, args.kaslr),
         slowdown=kernel.slowdown,
     )
 
@@ -108,6 +121,7 @@ def _bench(args: argparse.Namespace) -> int:
         release=kernel.release,
         memory_mib=args.memory,
         append=args.append,
+        kaslr=kaslr.wanted(kernel, args.kaslr),
         slowdown=kernel.slowdown,
         kept=tuple(str(module.parent) for module in modules),
     )
@@ -193,6 +207,9 @@ def _guest_options(args: argparse.Namespace) -> list[str]:
     """For pytest."""
     options = [f"--dmirror-memory={args.memory}", f"--dmirror-driver={args.driver}"]
     options += [f"--dmirror-flavour={args.flavour}", f"--dmirror-append={args.append}"]
+    options += [f"--dmirror-config={line}" for line in args.config]
+    options += [f"--dmirror-make={word}" for word in args.make]
+    options += ["--dmirror-kaslr"] if args.kaslr else []
     return [*options, f"--dmirror-guests={args.guests}"] if args.guests is not None else options
 
 
@@ -265,7 +282,7 @@ def _series(args: argparse.Namespace) -> int:
     tree = base(kernel=args.base, kdir=args.kdir, flavour=args.flavour)
 
     def attempt(place: Path, name: str, folder: Path) -> dict[str, str]:
-        kernel = prepare(kdir=place, flavour=args.flavour)
+        kernel = prepare(kdir=place, flavour=args.flavour, options=args.config, words=args.make)
         driver_module(kernel, args.driver)
         arguments = [f"--dmirror-kdir={place}", *_guest_options(args)]
         tests = _device_tests(args, kernel, arguments, folder, title=f"testing {name}")
@@ -284,7 +301,8 @@ def _series(args: argparse.Namespace) -> int:
 
 def _what(args: argparse.Namespace) -> list[object]:
     """What verdicts depend on beside the kernel's source."""
-    return [args.flavour, args.driver, args.append, args.memory, args.expression, args.pytest]
+    build = [args.flavour, args.config, args.make, args.driver]
+    return [*build, args.append, args.kaslr, args.memory, args.expression, args.pytest]
 
 
 def _fuzz(args: argparse.Namespace) -> int:
@@ -347,7 +365,8 @@ def _matrix(args: argparse.Namespace) -> int:
     from dmirror.report.html import html
     from dmirror.screen import screen
 
-    more = {"expression": args.expression or "", "append": args.append, "pytest": tuple(args.pytest)}
+    more = {"expression": args.expression or "", "append": args.append, "kaslr": args.kaslr}
+    more["pytest"] = tuple(args.pytest)
     wanted = matrix.plan(args.kernels, args.flavours, args.drivers, memory_mib=args.memory, **more)
     if args.resume is None:
         folder = runs.new(matrix.KIND)
@@ -415,6 +434,7 @@ def _add_series_options(patches: argparse.ArgumentParser) -> None:
     which.add_argument("--base", metavar="SERIES", help="a known kernel, such as 7.3")
     which.add_argument("--kdir", metavar="TREE", type=_place, help="a kernel tree, copied, not written to")
     which.add_argument("--flavour", metavar="NAME", default="default", help="another build of it")
+    _add_build_options(which)
     _add_guest_options(patches)
     patches.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
     patches.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")

@@ -51,6 +51,7 @@ class Plan:
     expression: str = ""  # of pytest -k
     memory_mib: int = MEMORY_MIB
     append: str = ""
+    kaslr: bool = False
     pytest: tuple[str, ...] = ()  # more of its arguments
 
     def cells(self) -> list[Cell]:
@@ -124,6 +125,7 @@ def commands(wanted: Plan) -> Commands:
             "run": row.folder,
         }
         words = [f"--dmirror-{name}={value}" for name, value in options.items()]
+        words += ["--dmirror-kaslr"] if wanted.kaslr else []
         return [*pytest, *GUEST_TESTS, *words, *selection, *wanted.pytest]
 
     return Commands([*pytest, "tests/host", *selection, *wanted.pytest], build, test)

@@ -33,7 +33,7 @@ def fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "base.config").write_text("CONFIG_EXPERT=y\nCONFIG_INET=y  # only if 9P_FS depends on INET\n")
     (folder / "debug.config").write_text("CONFIG_TUNED=y\n")
     original = config.options
-    monkeypatch.setattr(config, "options", lambda flavour: original(flavour, folder))
+    monkeypatch.setattr(config, "options", lambda flavour, given=(): original(flavour, folder, given=given))
     return folder
 
 
@@ -92,7 +92,7 @@ def test_flavours_are_built_apart(tree: Path) -> None:
 
 def test_another_compiler_is_another_build(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _build(tree)
-    monkeypatch.setattr(tools, "compiler", lambda: "gcc of next year")
+    monkeypatch.setattr(tools.Toolchain, "identity", lambda toolchain: "gcc of next year")
     second = _build(tree)
     assert (first.build, first.key) != (second.build, second.key)
 
@@ -181,7 +181,48 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
         (tmp_path / name).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match=r"gcc, flex not found; apt-get install .* gcc flex$"):
-        tools.check()
+        tools.Toolchain().check()
+
+
+@pytest.mark.parametrize(
+    ("words", "packages"),
+    [
+        (("LLVM=1",), "clang lld"),
+        (("LLVM=-16",), "clang-16 lld-16"),
+        (("CC=clang",), "clang"),
+        (("CC=gcc-13", "W=1"), "gcc-13"),
+        (("LLVM=1", "LD=ld"), "clang"),
+    ],
+)
+def test_a_toolchain_of_choice_is_looked_for_by_its_own_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], packages: str
+) -> None:
+    for name in ("make", "gcc", "ld", "flex", "bc", "perl", "gzip", "bison"):
+        (tmp_path / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotRun, match=rf"not found; apt-get install [-\w ]* {packages}$"):
+        tools.Toolchain(words).check()
+
+
+@pytest.mark.parametrize("word", ["LLVM", "=1", "O=/tmp", "ARCH=arm64", "a b=1"])
+def test_a_word_that_is_not_for_make_is_refused(word: str) -> None:
+    with pytest.raises(CannotRun, match=f"--make {word} "):
+        tools.Toolchain((word,))
+
+
+def test_a_toolchain_of_choice_builds_kernel_and_modules(tree: Path, tmp_path: Path) -> None:
+    """Under a name of its own, beside the build that there is."""
+    compiler = tmp_path / "my-cc"
+    compiler.write_text('#!/bin/sh\n[ "$1" = -v ] && echo mine 3\nexec gcc "$@"\n')
+    compiler.chmod(0o755)
+    word = f"CC={compiler}"
+    usual, own = prepare(kdir=tree), prepare(kdir=tree, words=[word])
+    assert own.build != usual.build
+    assert own.toolchain.words == (word,)
+    assert own.flavour == f"default+{word}"
+    assert prepare(kdir=tree, words=[word]) == own
+    compiler.write_text(compiler.read_text().replace("mine 3", "mine 4"))
+    assert prepare(kdir=tree, words=[word]).key != own.key
 
 
 def test_nothing_that_our_make_was_given_reaches_kbuild(monkeypatch: pytest.MonkeyPatch) -> None:

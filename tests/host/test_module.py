@@ -12,6 +12,7 @@ import pytest
 from dmirror.errors import CannotRun
 from dmirror.kernel import build_module, module
 from dmirror.kernel.build import Kernel
+from dmirror.kernel.tools import Toolchain
 from dmirror.paths import QEMU
 
 # The part of kbuild that a module needs: each object by its own command, then the module.
@@ -58,7 +59,9 @@ def kernel(tmp_path: Path, tree: Path) -> Kernel:
     (folder / ".config").write_text("\n".join([*options, "CONFIG_MODULE_UNLOAD=y", ""]))
     (folder / "Makefile").write_text(_KBUILD)
     (folder / "Module.symvers").write_text("0x00000000\t_printk\tvmlinux\tEXPORT_SYMBOL\t\n")
-    return Kernel("7.3.4", "7.3.4", "7.3", "default", tree, folder, folder / "bzImage", "", "", key="0123456789abcdef")
+    return Kernel(
+        "7.3.4", "7.3.4", "7.3", "default", tree, folder, folder / "bzImage", "", "", "0123456789abcdef", Toolchain()
+    )
 
 
 def _compiled(path: Path) -> list[str]:

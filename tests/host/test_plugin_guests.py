@@ -14,8 +14,10 @@ import pytest
 from dmirror.errors import CannotRun
 from dmirror.journal import Journal
 from dmirror.kernel import Kernel
+from dmirror.kernel.tools import Toolchain
 from dmirror.plugin import guests, options
 from dmirror.results import PASSED, Verdict
+from dmirror.vm.spec import GuestSpec
 
 pytest_plugins = ["pytester"]
 
@@ -100,11 +102,19 @@ def test_what_guests_collect_is_chosen_by_file_and_function(pytester: pytest.Pyt
 
 
 def test_a_run_goes_on_with_the_build_that_it_began_with(tmp_path: Path) -> None:
-    kernel = Kernel("7.3.4", "7.3.4", "7.3", "default", tmp_path, tmp_path, tmp_path / "bzImage", "aa", "bb", "cc")
-    began = guests._record(tmp_path, kernel, "dmirror", "tcg")
+    kernel = Kernel(
+        "7.3.4", "7.3.4", "7.3", "default", tmp_path, tmp_path, tmp_path / "bzImage", "aa", "bb", "cc", Toolchain()
+    )
+    spec = GuestSpec(kernel.image, kernel.release)
+    began = guests._record(tmp_path, kernel, spec, "dmirror", "tcg")
     with closing(Journal(tmp_path, began.subject)) as kept:
         kept.add("test_one", Verdict(PASSED, []))
-    assert list(guests._record(tmp_path, kernel, "dmirror", "kvm").tests) == ["test_one"]
-    for other, driver in ((replace(kernel, identity="dd"), "dmirror"), (kernel, "test_hmm")):
+    assert list(guests._record(tmp_path, kernel, spec, "dmirror", "kvm").tests) == ["test_one"]
+    others = [
+        (replace(kernel, identity="dd"), spec, "dmirror"),
+        (kernel, spec, "test_hmm"),
+        (kernel, spec._replace(kaslr=True), "dmirror"),
+    ]
+    for other, its_spec, driver in others:
         with pytest.raises(CannotRun, match="another build"):
-            guests._record(tmp_path, other, driver, "tcg")
+            guests._record(tmp_path, other, its_spec, driver, "tcg")

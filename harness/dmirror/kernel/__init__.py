@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmirror.errors import CannotRun
 from dmirror.kernel import build as _build
-from dmirror.kernel import catalogue, config, disk, source
+from dmirror.kernel import catalogue, config, disk, source, tools
 from dmirror.kernel.build import Kernel, source_of
 from dmirror.kernel.module import build_module, driver_module
 from dmirror.kernel.peer import build_peer
@@ -22,8 +23,13 @@ def prepare(
     kdir: Path | None = None,
     kbuild: Path | None = None,
     flavour: str = "default",
+    options: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> Kernel:
     """A built kernel: of a known series, of a tree to build, or a build used as it is. Cached.
+
+    `options` are lines of a fragment, such as CONFIG_KSM=n, over those of the flavour; `words` are what make is told
+    for kernel and modules, such as LLVM=1.
 
     Raises CannotRun with what was wrong and the mend. Progress goes to standard error.
     """
@@ -31,13 +37,16 @@ def prepare(
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise CannotRun(f"{' and '.join(named)} name two kernels", "give one of them")
-    config.options(flavour)  # a wrong name is said before anything is fetched
+    wanted = config.options(flavour, given=options)  # a wrong name is said before anything is fetched
+    toolchain = tools.Toolchain(tuple(words))
     with disk.watched(cache()):
         if kbuild is not None:
-            if flavour != "default":
-                raise CannotRun(f"FLAVOUR={flavour} cannot change KBUILD={kbuild}", "give its tree as KDIR=")
-            return _build.use(kbuild)
-        return _build.build(base(kernel=kernel, kdir=kdir, flavour=flavour), flavour)
+            changes = [*([f"FLAVOUR={flavour}"] if flavour != "default" else []), *options]
+            if changes:
+                raise CannotRun(f"{' '.join(changes)} cannot change KBUILD={kbuild}", "give its tree as KDIR=")
+            return _build.use(kbuild, toolchain)
+        name = "+".join([flavour, *(line.removeprefix("CONFIG_") for line in options), *words])
+        return _build.build(base(kernel=kernel, kdir=kdir, flavour=flavour), flavour, wanted, toolchain, name=name)
 
 
 def base(*, kernel: str | None = None, kdir: Path | None = None, flavour: str = "default") -> source.Source:

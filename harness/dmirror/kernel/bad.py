@@ -20,7 +20,8 @@ def build_bad(kernel: Kernel) -> Path:
     """
 
     def build(work: Path, what: str) -> None:
-        make.run(["-C", str(kernel.build), f"M={work}", "modules"], what=what, log=work / "build.log")
+        arguments = ["-C", str(kernel.build), f"M={work}", *kernel.toolchain.words, "modules"]
+        make.run(arguments, what=what, log=work / "build.log")
 
     sources = {Path(name): (_SOURCES / name).read_bytes() for name in ("Kbuild", "bad.c")}
     return cached(kernel, "dmirror_bad", sources, build, prefix="bad-")

@@ -39,6 +39,7 @@ class Kernel:
     identity: str  # hex digest of the source, or of the image where somebody else built it
     config: str  # hex digest of the options
     key: str  # hex digest that names source, config and compiler
+    toolchain: tools.Toolchain  # modules need the same
     slowdown: float = 1.0  # by which time limits are multiplied
 
 
@@ -55,35 +56,37 @@ class _Stamp:
     started_ns: int
 
 
-def build(source: Source, flavour: str) -> Kernel:
-    """The kernel of that source and flavour, built now unless the cache has it.
+def build(source: Source, flavour: str, wanted: Sequence[Option], toolchain: tools.Toolchain, *, name: str) -> Kernel:
+    """The kernel of that source with these options, built now unless the cache has it; `name` is that of its flavour
+    and what was changed of it.
 
     Raises CannotRun for a missing tool, an option that did not take, a failed build or a full disk.
     """
-    wanted = config.options(flavour)
-    compiler = tools.compiler()
-    request = _digest(source.place, config.request_digest(wanted), compiler, *flavours.variables(flavour))
+    compiler = toolchain.identity()
+    variables = (*flavours.variables(flavour), *toolchain.words)
+    request = _digest(source.place, config.request_digest(wanted), compiler, *variables)
     folder = cache() / "kernels" / f"{source.series}-{flavour}-{request[:12]}"
     stamp = _complete(folder, source)
     if stamp is None:
         with locks.exclusive(folder, f"building {source.label} {flavour}"), disk.watched(folder):
-            stamp = _complete(folder, source) or _build(source, flavour, wanted, compiler, folder)
+            stamp = _complete(folder, source) or _build(source, flavour, wanted, toolchain, folder)
     return Kernel(
         label=source.label,
         release=stamp.release,
         series=source.series,
-        flavour=flavour,
+        flavour=name,
         source=source.tree,
         build=folder,
         image=folder / _IMAGE,
         identity=stamp.identity,
         config=stamp.config,
         key=_digest(stamp.identity, stamp.config, stamp.compiler),
+        toolchain=toolchain,
         slowdown=flavours.slowdown(config.read_config(folder / ".config")),
     )
 
 
-def use(folder: Path) -> Kernel:
+def use(folder: Path, toolchain: tools.Toolchain) -> Kernel:
     """A kernel that somebody else built (KBUILD=), as it is, once its .config has been checked.
 
     Raises CannotRun when it is no complete build, its source cannot be found, or an option is not as needed.
@@ -98,6 +101,8 @@ def use(folder: Path) -> Kernel:
             raise CannotRun(f"{name} is not a built kernel: it has no {part}", mend)
     given = config.read_config(folder / ".config")
     config.check_built(given, where=f"{name}/.config")
+    if not toolchain.words and "CC_IS_CLANG" in given:  # modules need what the kernel was built with
+        toolchain = tools.Toolchain(("LLVM=1",) if "LD_IS_LLD" in given else ("CC=clang",))
     tree = source_of(folder)
     release = (folder / "include/config/kernel.release").read_text().strip()
     status = (folder / _IMAGE).stat()
@@ -114,13 +119,14 @@ def use(folder: Path) -> Kernel:
         image=folder / _IMAGE,
         identity=_digest(image, symvers),
         config=options,
-        key=_digest(str(folder), image, symvers, options, tools.compiler()),
+        key=_digest(str(folder), image, symvers, options, toolchain.identity()),
+        toolchain=toolchain,
         slowdown=flavours.slowdown(given),
     )
 
 
-def _build(source: Source, flavour: str, wanted: Sequence[Option], compiler: str, folder: Path) -> _Stamp:
-    tools.check()
+def _build(source: Source, flavour: str, wanted: Sequence[Option], toolchain: tools.Toolchain, folder: Path) -> _Stamp:
+    toolchain.check()
     started_ns = _now_ns(folder)
     _discard_if_stale(source, folder)
     dwarf = any(option.name.startswith("DEBUG_INFO_DWARF") for option in wanted)
@@ -130,8 +136,8 @@ def _build(source: Source, flavour: str, wanted: Sequence[Option], compiler: str
     if (folder / _STAMP).exists():
         (folder / _STAMP).replace(folder / _PAST)
 
-    arguments = ["-C", str(source.tree), f"O={folder}"]
-    compile_with, environment = tools.cached_compiler(cache() / "ccache")
+    arguments = ["-C", str(source.tree), f"O={folder}", *toolchain.words]
+    compile_with, environment = toolchain.cached(cache() / "ccache")
     what = f"{source.label} {flavour}"
     with progress.step(f"configuring {what}"):
         _configure(source, wanted, folder, arguments, what)
@@ -147,7 +153,7 @@ def _build(source: Source, flavour: str, wanted: Sequence[Option], compiler: str
     stamp = _Stamp(
         identity=source.identity,
         config=config.digest(folder / ".config"),
-        compiler=compiler,
+        compiler=toolchain.identity(),
         label=source.label,
         release=(folder / "include/config/kernel.release").read_text().strip(),
         steps=steps,

@@ -48,8 +48,8 @@ def flavours(folder: Path = _FRAGMENTS) -> tuple[str, ...]:
     return ("default", *further)
 
 
-def options(flavour: str, folder: Path = _FRAGMENTS) -> tuple[Option, ...]:
-    """The options of a flavour: base.config, overridden by its own fragment. Raises CannotRun."""
+def options(flavour: str, folder: Path = _FRAGMENTS, *, given: Sequence[str] = ()) -> tuple[Option, ...]:
+    """The options of a flavour: base.config, overridden by its own fragment, then by what is `given`. CannotRun."""
     known = flavours(folder)
     if flavour not in known:
         raise CannotRun(f"FLAVOUR={flavour} is not a known flavour", f"known are {', '.join(known)}")
@@ -57,21 +57,26 @@ def options(flavour: str, folder: Path = _FRAGMENTS) -> tuple[Option, ...]:
     merged = {option.name: option for option in read_fragment(folder / "base.config")}
     if own.exists():
         merged |= {option.name: option for option in read_fragment(own)}
+    merged |= {option.name: option for option in (_option(line, f"--config {line}") for line in given)}
     return tuple(merged.values())
 
 
 def read_fragment(path: Path) -> list[Option]:
     """All options of one fragment. Raises CannotRun for a line that is neither an option nor a comment."""
-    found = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
-        line, where = text.strip(), f"{path.name}:{number}"
-        if match := _SET.match(line):
-            found.append(Option(match.group(1), match.group(2), match.group(3) or "", where))
-        elif match := _UNSET.match(line):
-            found.append(Option(match.group(1), "n", match.group(2) or "", where))
-        elif line and not line.startswith("#"):
-            raise CannotRun(f"{where}: {line!r} is not an option", "write CONFIG_NAME=value")
-    return found
+    lines = [(number, text.strip()) for number, text in enumerate(path.read_text().splitlines(), 1)]
+    return [
+        _option(line, f"{path.name}:{number}")
+        for number, line in lines
+        if line and (not line.startswith("#") or _UNSET.match(line))
+    ]
+
+
+def _option(line: str, where: str) -> Option:
+    if match := _SET.match(line):
+        return Option(match.group(1), match.group(2), match.group(3) or "", where)
+    if match := _UNSET.match(line):
+        return Option(match.group(1), "n", match.group(2) or "", where)
+    raise CannotRun(f"{where}: {line!r} is not an option", "write CONFIG_NAME=value")
 
 
 def read_config(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.kernel import config, disk, locks, make, progress, tools
+from dmirror.kernel import config, disk, locks, make, progress
 from dmirror.kernel.build import Kernel
 from dmirror.paths import KMOD, cache
 
@@ -43,7 +43,8 @@ def build_module(kernel: Kernel) -> Path:
         where = kernel.build / ".config"
         config.check_built(config.read_config(where), where=where, who="driver")
         log = work / "build.log"
-        make.run(["-C", str(work), f"KDIR={kernel.build}", make.jobs()], what=what, log=log)
+        where_to = ["-C", str(work), f"KDIR={kernel.build}", *kernel.toolchain.words, make.jobs()]
+        make.run(where_to, what=what, log=log)
         for line in log.read_text(errors="replace").splitlines():
             if "warning:" in line:
                 progress.say(line)
@@ -66,7 +67,7 @@ def cached(
         with locks.exclusive(folder, what), disk.watched(folder):
             if not module.exists():
                 work = folder / f"{prefix}work"
-                tools.check()
+                kernel.toolchain.check()
                 sync(sources, work)
                 with progress.step(what):
                     build(work, what)

@@ -26,7 +26,7 @@ def build_peer(kernel: Kernel) -> Path:
 
 
 def _build(kernel: Kernel, folder: Path, binary: Path) -> None:
-    tools.check()
+    tools.Toolchain().check()
     suite = _suite(kernel)
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / "hmm-tests.tmp"

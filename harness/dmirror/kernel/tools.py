@@ -8,20 +8,22 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmirror.errors import CannotRun
 
 _COMMANDS = {
     "make": "make",
-    "gcc": "gcc",
-    "ld": "binutils",
+    "gcc": "gcc",  # also of a tree that clang builds: of its host's programs
     "flex": "flex",
     "bison": "bison",
     "bc": "bc",
     "perl": "perl",
     "gzip": "gzip",
 }
+# What kbuild is told by us alone.
+_OURS = ("O", "M", "KDIR", "KBUILD_OUTPUT", "KCONFIG_ALLCONFIG", "ARCH")
 _HEADERS = {"gelf.h": "libelf-dev", "openssl/evp.h": "libssl-dev"}
 _UNPACKERS = {"xz": "xz-utils", "dpkg-deb": "dpkg", "tar": "tar"}
 
@@ -39,14 +41,6 @@ def environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def check() -> None:
-    """Raise CannotRun naming the packages of the tools and headers that are missing."""
-    missing = {package: command for command, package in _COMMANDS.items() if shutil.which(command) is None}
-    if shutil.which("gcc"):
-        missing |= {package: header for header, package in _HEADERS.items() if not _has_header(header)}
-    refuse(missing)
-
-
 def check_unpackers() -> None:
     """The same for what unpacks a source package."""
     refuse({package: command for command, package in _UNPACKERS.items() if shutil.which(command) is None})
@@ -61,28 +55,74 @@ def refuse(missing: dict[str, str]) -> None:
         )
 
 
-def compiler() -> str:
-    """Names the compiler and the linker, by all they say of their versions."""
-    said = "".join(
-        subprocess.run(
-            command,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        ).stdout
-        for command in (["gcc", "-v"], ["ld", "-V"])
-    )
-    return hashlib.sha256(said.encode()).hexdigest()
+@dataclass(frozen=True)
+class Toolchain:
+    """What compiles a kernel and its modules. `words` are make's, such as LLVM=1 or CC=gcc-12
+    (Documentation/kbuild/llvm.rst). Raises CannotRun for a word that is none."""
+
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            name, equals, _ = word.partition("=")
+            if not equals or not name.isidentifier():
+                raise CannotRun(f"--make {word} sets no variable of make's", "write NAME=VALUE, such as LLVM=1")
+            if name in _OURS:
+                raise CannotRun(f"--make {word} is not yours to choose", f"leave out {name}")
+
+    def check(self) -> None:
+        """Raise CannotRun naming the packages of the tools and headers that are missing."""
+        commands = {**_COMMANDS, self._compiler: _package(self._compiler), self._linker: _package(self._linker)}
+        missing = {package: command for command, package in commands.items() if shutil.which(command) is None}
+        if shutil.which("gcc"):
+            missing |= {package: header for header, package in _HEADERS.items() if not _has_header(header)}
+        refuse(missing)
+
+    def identity(self) -> str:
+        """Names the compiler and the linker, by all they say of their versions. Raises CannotRun without them."""
+        said = ""
+        for command in ([self._compiler, "-v"], [self._linker, "--version"]):
+            if shutil.which(command[0]) is None:
+                refuse({_package(command[0]): command[0]})
+            out, both = subprocess.PIPE, subprocess.STDOUT
+            said += subprocess.run(command, env=environment(), stdout=out, stderr=both, text=True, check=False).stdout
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def cached(self, folder: Path) -> tuple[list[str], dict[str, str]]:
+        """What to tell kbuild so that ccache is used, where there is one: arguments and environment."""
+        if shutil.which("ccache") is None:
+            return [], {}
+        settings = {"CCACHE_DIR": str(folder), "CCACHE_MAXSIZE": "5G", "CCACHE_DEPEND": "1"}
+        return [f"CC=ccache {self._compiler}"], {**settings, "CCACHE_NOHASHDIR": "1"}
+
+    @property
+    def _compiler(self) -> str:
+        return self._value("CC") or self._tool(clang="clang", gnu="gcc")
+
+    @property
+    def _linker(self) -> str:
+        return self._value("LD") or self._tool(clang="ld.lld", gnu="ld")
+
+    def _tool(self, *, clang: str, gnu: str) -> str:
+        llvm = self._value("LLVM")  # 1, a suffix such as -16, or a folder with a slash behind it
+        if llvm.startswith("-"):
+            return f"{clang}{llvm}"
+        if llvm.endswith("/"):
+            return f"{llvm}{clang}"
+        return clang if llvm else gnu
+
+    def _value(self, name: str) -> str:
+        values = [word.partition("=")[2] for word in self.words if word.partition("=")[0] == name]
+        return values[-1] if values else ""
 
 
-def cached_compiler(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """What to tell kbuild so that ccache is used, where there is one: arguments and environment."""
-    if shutil.which("ccache") is None:
-        return [], {}
-    settings = {"CCACHE_DIR": str(folder), "CCACHE_MAXSIZE": "5G", "CCACHE_DEPEND": "1"}
-    return ["CC=ccache gcc"], {**settings, "CCACHE_NOHASHDIR": "1"}
+def _package(command: str) -> str:
+    name = Path(command).name
+    for start, package in (("clang", "clang"), ("ld.lld", "lld"), ("ld", "binutils")):
+        if name.startswith(start):
+            suffix = name.removeprefix(start)
+            return package if package == "binutils" else package + suffix
+    return name
 
 
 def _has_header(name: str) -> bool:

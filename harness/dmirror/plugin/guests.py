@@ -24,7 +24,7 @@ import pytest
 from dmirror import journal
 from dmirror.errors import CannotRun
 from dmirror.journal import Subject
-from dmirror.kernel import Kernel, driver_module, make, prepare
+from dmirror.kernel import Kernel, driver_module, kaslr, make, prepare
 from dmirror.paths import ROOT
 from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
@@ -36,7 +36,7 @@ from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
 from dmirror.plugin.transport import ERROR
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, remote, room, runs
-from dmirror.vm.guest import panic
+from dmirror.vm.guest import panic, unknown_parameter
 from dmirror.vm.image import python_image
 from dmirror.vm.interpreter import outcome, run_dir
 from dmirror.vm.spec import DESCRIPTION, GuestSpec, driver
@@ -69,6 +69,8 @@ def configure(config: pytest.Config) -> None:
             kdir=option.dmirror_kdir,
             kbuild=option.dmirror_kbuild,
             flavour=option.dmirror_flavour,
+            options=option.dmirror_config,
+            words=option.dmirror_make,
         )
         spec = GuestSpec(
             image=kernel.image,
@@ -76,6 +78,7 @@ def configure(config: pytest.Config) -> None:
             modules=_modules(kernel, option),
             memory_mib=option.dmirror_memory,
             append=option.dmirror_append,
+            kaslr=kaslr.wanted(kernel, option.dmirror_kaslr),
             slowdown=kernel.slowdown,
             kept=tuple(os.fspath(path) for path in (run, *_paths(config))),
         )
@@ -86,7 +89,7 @@ def configure(config: pytest.Config) -> None:
         chosen_tests = _Chosen(config) if some or option.keyword or option.markexpr else None
         if chosen_tests is None:
             _warm(config)
-        record = _record(run, kernel, option.dmirror_driver, chosen.name)
+        record = _record(run, kernel, spec, option.dmirror_driver, chosen.name)
         (run / LEFT_OUT).write_text(json.dumps(sorted(record.tests)))
         (run / DESCRIPTION).write_text(spec.to_json())
         # The interpreters are children of this process and find their guest's description through the
@@ -120,14 +123,14 @@ def configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Recorder(record), "dmirror-record")
 
 
-def _record(run: Path, kernel: Kernel, driver: str, accelerator: str) -> journal.Run:
+def _record(run: Path, kernel: Kernel, spec: GuestSpec, driver: str, accelerator: str) -> journal.Run:
     """That of a new run, or of the one that goes on. Raises CannotRun where that one was of something else."""
     subject = Subject(
         kernel=kernel.label,
         release=kernel.release,
         source=kernel.identity,
         config=kernel.config,
-        flavour=kernel.flavour,
+        flavour=f"{kernel.flavour}+kaslr" if spec.kaslr else kernel.flavour,
         driver=driver,
         harness=_harness(),
         accelerator=accelerator,
@@ -305,6 +308,12 @@ class Guests:
 
     def pytest_sessionfinish(self) -> None:
         self._over.set()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        append = self._config.option.dmirror_append
+        logs = (guest.folder / console.LOG for guest in self._guests.values())
+        for word in dict.fromkeys(word for log in logs for word in console.not_obeyed(log, append)):
+            terminalreporter.line(unknown_parameter(word), yellow=True)
 
     def pytest_keyboard_interrupt(self) -> None:
         for guest in self._guests.values():

@@ -81,7 +81,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=MEMORY_MIB,
         help=f"A guest's memory in MiB (default: {MEMORY_MIB}; less than that leaves out the coherent devices).",
     )
+    add(
+        "--dmirror-config",
+        metavar="CONFIG_X=y",
+        action="append",
+        default=[],
+        help="An option of that build's, over the flavour's; repeatable.",
+    )
+    add(
+        "--dmirror-make",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="What make is told for kernel and module, such as LLVM=1; repeatable.",
+    )
     add("--dmirror-append", metavar="ARGS", default="", help="More of the kernel's command line.")
+    add("--dmirror-kaslr", action="store_true", help="Kernel and direct map stand elsewhere at each boot.")
     add("--dmirror-driver", choices=DRIVERS, default="dmirror", help="The module to load (default: dmirror).")
     add(
         "--dmirror-limit",

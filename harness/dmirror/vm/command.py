@@ -43,6 +43,9 @@ STUB = "gdb"
 SECTIONS = "sections-"
 """In a guest's folder, with a module's name behind it: a line for each of its sections, name:address."""
 
+TEXT = "text"
+"""In a guest's folder, with KASLR: the line of /proc/kallsyms that says where the kernel stands."""
+
 _LONGEST_SOCKET = 107  # bytes of its path, unix(7)
 
 # A signal for the parent's death does not come when the parent died before it was asked for. So each of the two
@@ -76,7 +79,8 @@ def virtme_run_command(
     # Whoever waits for a grace period of RCU waits for the next ticks, emulated or not: 20 ms for device memory that is
     # given back, which is done hundreds of times.
     kernel.append("rcupdate.rcu_expedited=1")
-    kernel.append("nokaslr")  # gdb's symbols are where vmlinux has them
+    if not spec.kaslr:
+        kernel.append("nokaslr")  # two boots are alike
     if spec.set_aside is not None:
         kernel.append(f"memmap={spec.set_aside}")
     # Tests write their names to the kernel log, as often as they start.
@@ -110,16 +114,25 @@ def virtme_run_command(
     for name, descriptor in ports.items():
         options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
         options += ["-device", f"virtserialport,name=dmirror.{name},chardev=port-{name}"]
-    try:
-        kernel += shlex.split(spec.append)
-    except ValueError as error:
-        raise CannotRun(f"APPEND={spec.append} cannot be split into words: {error}", "close the quotation") from error
+    kernel += _appended(spec)
     # virtme-run puts its own init= last; after "--" it is only an argument to ours. In one --kopt and with
     # tabs, since argparse drops a lone "--" and virtme-run quotes what has spaces.
     kernel.append(f"init={QEMU / 'guest-init.sh'}\t--\t{run_dir}")
     command += [f"--kopt={option}" for option in kernel]
     command += [f"--qemu-opt={option}" for option in options]
     return command
+
+
+def _appended(spec: GuestSpec) -> list[str]:
+    try:
+        words = shlex.split(spec.append)
+    except ValueError as error:
+        raise CannotRun(f"APPEND={spec.append} cannot be split into words: {error}", "close the quotation") from error
+    if "kaslr" in words:
+        raise CannotRun(
+            "APPEND=kaslr is no parameter of x86 kernels, which have it unless they are told", "give --kaslr"
+        )
+    return words
 
 
 def _virtme_run() -> Path:
@@ -147,6 +160,8 @@ def set_up_script(
     lines.append(shlex.join(["share", os.fspath(run_dir)]))
     if image is not None:
         lines.append(shlex.join(["overlay_python", *map(os.fspath, image.paths)]))
+    if spec.kaslr:
+        lines.append(f"kernel_text {TEXT}")
     if spec.modules:
         load = [shlex.join(["module", *shlex.split(module)]) for module in spec.modules]
         lines += ["modules() {", f"echo {shlex.quote(console.MODULES_FOLLOW)} >/dev/kmsg", *load, "}"]

@@ -8,9 +8,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
 from dmirror.errors import CannotRun
 from dmirror.vm import runs
-from dmirror.vm.command import PID, SECTIONS, STUB
+from dmirror.vm.command import PID, SECTIONS, STUB, TEXT
 from dmirror.vm.guest import is_running
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
@@ -30,10 +33,27 @@ def command(folder: Path | None, arguments: list[str]) -> list[str]:
     if not (folder / STUB).exists():
         raise CannotRun(f"the guest in {folder} has no stub: the name is too long for a socket", "set DMIRROR_CACHE")
     spec = GuestSpec.from_json((folder / DESCRIPTION).read_text())
-    words = ["gdb", "-q", os.fspath(spec.image.parents[3] / "vmlinux")]
+    vmlinux = spec.image.parents[3] / "vmlinux"
+    words = ["gdb", "-q", os.fspath(vmlinux)]
+    if spec.kaslr:
+        words[2:] = ["-ex", f"symbol-file {shlex.quote(os.fspath(vmlinux))} -o {_moved(folder, vmlinux):#x}"]
     for module in (Path(shlex.split(line)[0]) for line in spec.modules):
         words += ["-ex", f"add-symbol-file {shlex.quote(os.fspath(module))} {_addresses(folder, module.stem)}"]
     return [*words, "-ex", f"target remote {folder / STUB}", *arguments]
+
+
+def _moved(folder: Path, vmlinux: Path) -> int:
+    """Bytes from where vmlinux has the kernel to where this guest has it."""
+    with vmlinux.open("rb") as stream:
+        symbols = ELFFile(stream).get_section_by_name(".symtab")
+        linked = symbols.get_symbol_by_name("_text") if isinstance(symbols, SymbolTableSection) else None
+        if not linked:
+            raise CannotRun(f"no symbol _text in {vmlinux}", "give a kernel that has not been stripped")
+        try:
+            there = (folder / TEXT).read_text().split()[0]
+        except (OSError, IndexError) as error:
+            raise CannotRun(f"the guest in {folder} has not come up yet", "try again in a moment") from error
+        return int(there, 16) - int(linked[0]["st_value"])
 
 
 def _addresses(folder: Path, module: str) -> str:

@@ -30,6 +30,7 @@ class GuestSpec(NamedTuple):
     memory_mib: int = MEMORY_MIB  # less than this default: no coherent devices
     cpus: int = CPUS
     append: str = ""  # more of the kernel's command line, after our own
+    kaslr: bool = False  # the kernel and its direct map stand elsewhere at each boot
     limit_s: float = 60  # from the start to the command, before it is multiplied by
     slowdown: float = 1.0  # how much longer everything may take on this kernel
     kept: tuple[str, ...] = ()  # paths that stay visible even under /tmp, /var/tmp or /run, as the current folder does
