@@ -217,7 +217,7 @@ def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
-    options = _guest_options(args)
+    options = [*_guest_options(args), "--dmirror-fail-on-empty"]
     if args.kdir is None and args.kbuild is None:
         options.append(f"--dmirror-kernel={args.kernel or _default_kernel()}")
     else:
@@ -232,6 +232,9 @@ def _test(args: argparse.Namespace) -> int:
     if args.bisect:
         return _bisect(args, kernel, options)
     host, device = _sessions(args, _pytest(args, "tests/host"), _pytest(args, *GUEST_TESTS, *options))
+    if device == trial.ALL_SKIPPED:
+        print("dmirror: nothing was tested: every device test was skipped, for the reasons above", file=sys.stderr)
+        device = 2 if args.fail_on_empty else 0
     if not {host, device} <= {0, 1, trial.NO_TESTS}:
         return 2
     if host == device == trial.NO_TESTS:
@@ -425,6 +428,7 @@ def _add_test_options(test: argparse.ArgumentParser) -> None:
     test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
     test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
+    test.add_argument("--fail-on-empty", action="store_true", help="end with 2 where every device test was skipped")
     test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
 

@@ -21,6 +21,9 @@ LOG = "pytest.log"
 NO_TESTS = 5
 """pytest's status when nothing was selected."""
 
+ALL_SKIPPED = 6
+"""With --dmirror-fail-on-empty: pytest's status when every test was skipped."""
+
 _SHARE = re.compile(rb"\[ *(\d+)%\]")
 
 

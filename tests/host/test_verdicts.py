@@ -12,6 +12,7 @@ import pytest
 
 from dmirror import journal
 from dmirror.results import FAILED, PASSED
+from dmirror.trial import ALL_SKIPPED
 
 pytest_plugins = ["pytester"]
 
@@ -139,3 +140,16 @@ def test_whatever_a_test_records_reaches_the_host(pytester: pytest.Pytester, val
     result = pytester.runpytest_subprocess(*WORKER, "--junitxml=out.xml")
     assert result.ret == 0, result.stdout.str()
     assert 'name="drift_ns"' in (pytester.path / "out.xml").read_text()
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 0), (["--dmirror-fail-on-empty"], ALL_SKIPPED)])
+@pytest.mark.parametrize("other", ["pytest.skip('b')", "pass"])
+def test_a_run_that_skips_everything_says_that_it_tested_nothing(
+    pytester: pytest.Pytester, options: list[str], status: int, other: str
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_it=f"import pytest\ndef test_a(): pytest.skip('a')\ndef test_b(): {other}\n")
+    result = pytester.runpytest_subprocess(*WORKER, *options)
+    empty = other != "pass"
+    assert result.ret == (status if empty else 0)
+    assert ("nothing was tested: all of 2 were skipped" in result.stdout.str()) == empty

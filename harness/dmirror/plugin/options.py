@@ -118,6 +118,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_absolute,
         help="The folder for consoles and journal; where that has verdicts, only tests without one run.",
     )
+    add("--dmirror-fail-on-empty", action="store_true", help="End with 6 where every test was skipped.")
     add("--dmirror-list-contracts", action="store_true", help="With --collect-only: print each test's contracts.")
     add("--dmirror-seed", metavar="N", type=_natural, help="Where their random choices begin, as a failure reports it.")
 

@@ -17,6 +17,7 @@ from dmirror import timeline
 from dmirror.journal import Journal, Run
 from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
+from dmirror.trial import ALL_SKIPPED
 from dmirror.vm.guest import AGAIN
 
 if TYPE_CHECKING:
@@ -118,8 +119,16 @@ class Recorder:
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             terminalreporter.line(f"no verdict: {', '.join(missing[:_NAMED])}{more}")
+        if self._all_skipped:
+            terminalreporter.line(f"nothing was tested: all of {len(self._run.tests)} were skipped", yellow=True)
 
-    def pytest_sessionfinish(self) -> None:
+    @property
+    def _all_skipped(self) -> bool:
+        return {verdict.outcome for verdict in self._run.tests.values()} == {SKIPPED}
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._all_skipped and session.config.option.dmirror_fail_on_empty:
+            session.exitstatus = ALL_SKIPPED
         for file in set(self._run.folder.glob(_AGAIN)) - self._earlier:
             self._run.booted_again.append(file.read_text().strip())
             self._journal.booted_again(self._run.booted_again[-1])
