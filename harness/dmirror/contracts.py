@@ -33,6 +33,7 @@ class Contract:
     text: str
     upstream: str
     untested: str = ""  # why there is no test
+    left_out: str = ""  # what of it no test asks, and why
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def missing(sections: Iterable[Section], tests: dict[str, list[str]]) -> Iterato
             yield f"{name} has no test: mark one contract({name!r}), or say in {CATALOGUE.name} why it is untested"
         if name in tests and contract.untested:
             yield f"{name} is untested in {CATALOGUE.name}, but {tests[name][0]} tests it"
+        if name not in tests and contract.left_out:
+            yield f"{name} has no test, so all of it is left out: say untested in {CATALOGUE.name}, not left_out"
         if contract.upstream not in ("yes", "part", "no"):
             yield f"{name}: upstream = {contract.upstream!r} is not yes, part or no"
     for name in tests.keys() - known.keys():
@@ -151,7 +154,7 @@ def _reasons(contract: Contract, runs: list[Results], verdicts: list[list[Verdic
                 if run.name not in names:
                     names.append(run.name)
     reasons = [f"{', '.join(names)}: {reason}" for reason, names in said.items()]
-    return [contract.untested, *reasons] if contract.untested else reasons
+    return [*filter(None, (contract.untested, contract.left_out)), *reasons]
 
 
 def markdown(sections: list[Section], tests: dict[str, list[str]]) -> str:

@@ -50,6 +50,18 @@ def test_what_is_wrong_is_said(tests, said):
     assert len(found) == len(said) and all(map(str.startswith, found, said))
 
 
+def test_what_is_left_out_is_said_beside_the_tests():
+    contract = Contract("A-01", "holds", "no", left_out="what no kernel survives")
+    sections = [Section(1, "One", (contract,))]
+    assert "test_two.py); not asked: what no kernel survives | no |" in contracts.markdown(
+        sections, {"A-01": ["device/test_two.py::test_it"]}
+    )
+    assert list(contracts.missing(sections, TESTS)) == []
+    assert any("say untested" in said for said in contracts.missing(sections, {}))
+    (row,) = contracts.table(sections, TESTS, [])[0][1]
+    assert row.reasons == ["what no kernel survives"]
+
+
 @pytest.mark.parametrize(
     ("outcomes", "word"),
     [
