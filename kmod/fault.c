@@ -35,8 +35,8 @@ struct page *dmirror_hmm_page(unsigned long hmm_pfn, unsigned long addr)
 }
 
 /*
- * Memory of memfd_secret() is in nobody's direct map: hmm_range_fault() reports
- * it like any other, and a driver that touched it would oops.
+ * Memory of memfd_secret() is in nobody's direct map, and for no device:
+ * hmm_range_fault() reports it like any other.
  */
 static bool dmirror_is_secret(struct page *page)
 {

@@ -47,8 +47,7 @@ class Operation:
     stores: bool = False  # the caller's data
 
 
-# Always on memory that the CPU has filled and no device has seen: a page whose device entry is gone while it is still
-# on the device would oops the tree's driver.
+# Always on memory that the CPU has filled and no device has seen: what both drivers do.
 OPERATIONS = (
     Operation("MIGRATE_TO_DEV", None, "MIGRATE_TO_DEV", where="local", gives=True),
     Operation("MIGRATE_TO_SYS", "MIGRATE_TO_DEV", "MIGRATE_TO_SYS"),

@@ -47,11 +47,14 @@ def test_a_hole_becomes_zeroes_on_the_device(mirror, region, first):
 
 @pytest.mark.contract("Z-01")
 @pytest.mark.contract("D-20")
+@pytest.mark.needs(capability="counters")
 def test_a_filled_hole_of_writable_memory_is_writable_for_the_device(mirror, region):
+    before = mirror.counters()
     mirror.migrate_to_device(region)
     result = mirror.write(region, 1)
     assert mirror.snapshot(region).where == ["local"] * len(region)
-    assert result.faults == 0
+    delta = mirror.counters() - before
+    assert (result.faults, delta.faults, delta.dev_cpu_faults) == (0, 0, 0)
     assert region.matches(1)
 
 

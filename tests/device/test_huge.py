@@ -102,6 +102,7 @@ def test_a_huge_hole_filled_with_small_pages(mirror, huge):
 
 
 @pytest.mark.contract("T-05")
+@pytest.mark.needs(capability="counters")
 @pytest.mark.parametrize("what", ["munmap", "mprotect", "dontneed"])
 def test_a_partial_change_keeps_the_rest(mirror, on_device, what):
     part = on_device[64:128]
@@ -117,6 +118,7 @@ def test_a_partial_change_keeps_the_rest(mirror, on_device, what):
     if what == "mprotect":
         part.protect(RW)
         assert part.matches(1)
+    assert mirror.counters().dev_pages_in_use == 0
 
 
 @THP
@@ -153,12 +155,15 @@ def test_a_cpu_fault_brings_the_whole_folio_back(mirror, on_device):
 
 @pytest.mark.contract("T-09")
 @pytest.mark.contract("H-11")
+@pytest.mark.needs(capability="counters")
 @pytest.mark.parametrize("offset", [0, 1, 63, 255, 511])
 def test_every_offset_is_its_own_page(mirror, on_device, offset):
     on_device.protect(READ)  # drops the device entries
     on_device.protect(RW)
+    before = mirror.counters()
     assert mirror.read(on_device[offset]).data.matches(1)
     mirror.write(on_device[offset], 2)
+    assert (mirror.counters() - before).dev_cpu_faults == 0
     assert on_device[offset].matches(2)
     for rest in (on_device[:offset], on_device[offset + 1 :]):
         assert rest.matches(1)

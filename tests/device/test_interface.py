@@ -140,9 +140,14 @@ def test_a_buffer_on_the_device_itself(mirror, region):
         assert buffer.matches(1)
 
 
+@OWN
 @pytest.mark.contract("D-18")
-def test_check_exclusive_of_all_memory_ends_at_once(mirror):
+def test_check_exclusive_of_all_memory_ends_at_once(mirror, region):
+    mirror.read(region.fill(1))
+    before = mirror.counters()
     assert mirror.call("CHECK_EXCLUSIVE", 0, (1 << 46) // PAGE) == ((1 << 46) // PAGE, 0)
+    delta = mirror.counters() - before
+    assert (delta.faults, delta.entries_installed, delta.entries_dropped) == (0, 0, 0)
 
 
 @pytest.mark.contract("D-19")

@@ -93,6 +93,7 @@ def test_after_the_owner_is_gone_the_driver_still_answers_for_itself(mirror, mir
         assert "counters" in other.mirror.capabilities()
 
 
+@COUNTERS
 @pytest.mark.contract("L-01")
 def test_a_descriptor_passed_on_acts_on_the_openers_memory(mirror, mirrored):
     """SCM_RIGHTS to a process that is no relative: the addresses are the opener's, the buffer is the caller's."""
@@ -109,6 +110,7 @@ def test_a_descriptor_passed_on_acts_on_the_openers_memory(mirror, mirrored):
         with pytest.raises(MirrorError):
             mirror.read(other.memory)
         other.mirror.write(other.memory, 5)
+        assert other.mirror.counters().dev_pages_in_use == 16
         other.child.line.send()
         assert other.child.result() is True
 

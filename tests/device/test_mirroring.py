@@ -9,6 +9,7 @@ import pytest
 
 from dmirror.memory import NONE, PAGE, READ, RW, Data, Region
 from dmirror.mirror import MirrorError
+from dmirror.process import in_child
 
 MEMFD_SECRET = 447  # __NR_memfd_secret of x86-64
 
@@ -168,6 +169,22 @@ def test_own_device_pages_are_mapped_where_they_are(mirror, region):
     assert mirror.snapshot(region).where == ["local"] * len(region)
 
 
+@pytest.mark.contract("H-09")
+@pytest.mark.contract("D-01")
+@pytest.mark.needs(capability="counters")
+@pytest.mark.parametrize("then", ["stays", "forked", "read-only"])
+def test_the_device_reads_its_own_pages_in_place(mirror, region, then):
+    mirror.migrate_to_device(region.fill(1))
+    before = mirror.counters()
+    if then == "forked":
+        in_child(lambda: None)
+    elif then == "read-only":
+        region.protect(READ)
+    assert mirror.read(region).data.matches(1)
+    assert (mirror.counters() - before).dev_cpu_faults == 0
+    assert mirror.snapshot(region).where == ["local"] * len(region)
+
+
 @pytest.mark.contract("H-15")
 @pytest.mark.needs(capability="read_unlocked")
 def test_read_unlocked_reads(mirror, memory):
@@ -183,10 +200,10 @@ def test_read_unlocked_is_enotty_where_the_kernel_has_none(mirror, region):
 
 
 @pytest.mark.contract("H-06")
-@pytest.mark.needs(config="CONFIG_SECRETMEM")
+@pytest.mark.needs(config="CONFIG_SECRETMEM", capability="counters")
 @pytest.mark.parametrize("call", ["READ", "WRITE", "MIGRATE_TO_DEV"])
 def test_secret_memory_is_kept_from_the_device(mirror, call):
-    """Pages of memfd_secret(2) are in nobody's direct map, and hmm_range_fault() does not say so."""
+    """Memory of memfd_secret(2) is the process's own: the device has no entry for it."""
     fd = ctypes.CDLL(None, use_errno=True).syscall(MEMFD_SECRET, 0)
     assert fd >= 0, os.strerror(ctypes.get_errno())
     try:
@@ -196,6 +213,7 @@ def test_secret_memory_is_kept_from_the_device(mirror, call):
             with pytest.raises(MirrorError) as caught:
                 mirror.call(call, region.addr, 4, Data(4).buffer)
             assert (caught.value.errno, caught.value.pages) in ((errno.EFAULT, 0), (errno.ENOENT, 0))
+            assert mirror.counters().entries_present == 0
             assert region.matches(1)
     finally:
         os.close(fd)

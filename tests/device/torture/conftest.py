@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.limit(seconds))
-            # The kernel's own driver does not survive any of it (pitfalls such as D-02, D-10, D-18).
+            # They ask what this driver promises, whose counters say what it has left.
             item.add_marker(pytest.mark.needs(capability="counters"))
 
 
