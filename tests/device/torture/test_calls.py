@@ -18,8 +18,7 @@ ROUNDS = 10
 MOST_PAGES = 513  # of a call that has room for its data in the sink
 MAP_FIXED = 0x10
 EXCLUSIVE_SAYS = release_matches(os.uname().release, ">=6.15")
-# __migrate_device_pages() refuses a huge folio for a small page, goes on all the same and moves the charge to it. The
-# page stays without one, and who next looks for its LRU list looks for ever. Still so in 7.3.
+# T-03 of docs/findings.md: still so in 7.3.
 CHARGE_GOES = release_matches(os.uname().release, ">=6.19")
 
 # Of docs/driver.md and kmod/uapi/dmirror.h. EFAULT also stands for a structure that cannot be read or written, EINVAL
