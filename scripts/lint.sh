@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 .venv/bin/ruff format --check harness tests
 .venv/bin/mypy
 shellcheck scripts/*.sh qemu/*.sh kmod/compat/*.sh .ci/run
+shellcheck -x -P SCRIPTDIR findings/*.sh
 
 # The kernel's own checks come with the kernel: source= and build= are folders of the newest one.
 places=$(.venv/bin/dmirror build)
