@@ -52,6 +52,18 @@ def test_a_flavour_is_base_overridden_by_its_own_fragment(fragments: Path) -> No
     assert debug == {"A": "y", "B": "n", "C": '"a b"'}
 
 
+def test_what_is_given_is_over_base_and_flavour_and_verified_like_them(fragments: Path, tree: Path) -> None:
+    wanted = config.options("default", fragments, given=("CONFIG_ZONE_DEVICE=n", "CONFIG_TUNED=y"))
+    merged = {option.name: option.value for option in wanted}
+    assert merged["ZONE_DEVICE"] == "n"
+    assert merged["TUNED"] == "y"
+    with pytest.raises(CannotRun, match=r"--config CONFIG_TUNED=y: CONFIG_TUNED=y did not take"):
+        config.verify([option for option in wanted if option.name == "TUNED"], {}, Kconfig(tree))
+    for line in ("ZONE_DEVICE=n", "# a comment"):
+        with pytest.raises(CannotRun, match=f"--config {line}: .* is not an option; write CONFIG_NAME=value"):
+            config.options("default", fragments, given=(line,))
+
+
 def test_an_unknown_flavour_is_refused_naming_the_known_ones(fragments: Path) -> None:
     with pytest.raises(CannotRun, match=r"FLAVOUR=fast .*default, debug"):
         config.options("fast", fragments)

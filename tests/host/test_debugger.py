@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dmirror import cli
 from dmirror.errors import CannotRun
 from dmirror.paths import cache
 from dmirror.vm import console, debugger, symbols
-from dmirror.vm.command import PID, SECTIONS, STUB
+from dmirror.vm.command import PID, SECTIONS, STUB, TEXT
 from dmirror.vm.spec import DESCRIPTION, GuestSpec
 
 
@@ -45,6 +46,28 @@ def test_gdb_has_the_symbols_of_kernel_and_module_and_the_stub(running: list[Pat
     assert words[:3] == ["gdb", "-q", str(cache() / "kernels/7.3/vmlinux")]
     assert "add-symbol-file /m/some-mod.ko -s .text 0xffffffffa0000000 -s .data 0xffffffffa0200000" in words
     assert words[-2:] == [f"target remote {folder / STUB}", "-batch"]
+
+
+_SYMBOLS = """
+.section .text
+.globl _text
+_text: ret
+"""
+
+
+def test_gdb_is_told_by_how_much_the_kernel_has_moved(running: list[Path]) -> None:
+    folder = guest("runs/one")
+    running.append(folder)
+    spec = GuestSpec.from_json((folder / DESCRIPTION).read_text())._replace(kaslr=True)
+    (folder / DESCRIPTION).write_text(spec.to_json())
+    vmlinux = cache() / "kernels/7.3/vmlinux"
+    vmlinux.parent.mkdir(parents=True)
+    command = ["gcc", "-x", "assembler", "-nostdlib", "-static", "-Wl,-Ttext=0x1000000", "-Wl,-e,_text", "-", "-o"]
+    subprocess.run([*command, vmlinux], input=_SYMBOLS, text=True, check=True)
+    with pytest.raises(CannotRun, match="has not come up yet"):
+        debugger.command(None, [])
+    (folder / TEXT).write_text("0000000003a00000 T _text\n")
+    assert f"symbol-file {vmlinux} -o 0x2a00000" in debugger.command(None, [])
 
 
 def test_it_is_the_last_guest_that_runs_wherever_runs_are_kept(running: list[Path]) -> None:
