@@ -88,7 +88,8 @@ make_venv() {
 		"$python" -m venv .venv &&
 			echo "$place" >.venv/.dmirror-place &&
 			.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock &&
-			.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+			.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+				--no-build-isolation --editable .
 	} </dev/null >"$log" 2>&1; then
 		# Out of reach, pip only says that there are no versions: what broke stands in its warnings.
 		reason=$(grep -m 1 -oE 'No space left on device|Temporary failure in name resolution|Network is unreachable|Connection refused|certificate verify failed[^(]*' "$log" ||

@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 from dmirror import results, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
-from dmirror.paths import GUEST_TESTS, ROOT
+from dmirror.paths import GUEST_TESTS, INSTALLED, ROOT
 from dmirror.uapi import build as uapi
 from dmirror.vm import accelerator, console, runs
 from dmirror.vm.guest import run
@@ -176,7 +176,8 @@ def _run(args: argparse.Namespace) -> int:
 def _pytest(args: argparse.Namespace, *arguments: str) -> list[str]:
     """The command of a session."""
     selection = ["-k", args.expression] if args.expression else []
-    return [sys.executable, "-m", "pytest", *arguments, *selection, *args.pytest]
+    uncached = ["-p", "no:cacheprovider"] if INSTALLED else []  # pytest keeps it beside the tests
+    return [sys.executable, "-m", "pytest", *uncached, *arguments, *selection, *args.pytest]
 
 
 def _wait_for(command: list[str], beside: subprocess.Popen[bytes] | None = None) -> int:

@@ -72,6 +72,7 @@ def catalogue() -> list[Section]:
 def collected() -> dict[str, list[str]]:
     """The tests of each id, by file and function. Raises CannotRun where they cannot be collected."""
     command = [sys.executable, "-m", "pytest", *GUEST_TESTS, "--collect-only", "-qq", "--dmirror-list-contracts"]
+    command += ["-p", "no:cacheprovider"]
     listed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if listed.returncode:
         raise CannotRun("the device tests cannot be collected", f"try {' '.join(command[1:6])}:\n{listed.stdout}")

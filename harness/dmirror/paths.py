@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Where things stand: the checkout, and the cache that every build and every run lives in."""
+"""Where things stand: the checkout, or what a wheel has of it, and the cache that all builds and runs live in."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parent
+_PACKED = _PACKAGE / "checkout"
+INSTALLED = _PACKED.is_dir()
+"""Whether this is a wheel's copy: perhaps read-only, part of the Python installation, and without version control."""
+
+ROOT = _PACKED if INSTALLED else _PACKAGE.parents[1]
 KMOD = ROOT / "kmod"
 QEMU = ROOT / "qemu"
 

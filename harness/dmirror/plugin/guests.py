@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from dmirror import journal
 from dmirror.errors import CannotRun
 from dmirror.journal import Subject
 from dmirror.kernel import Kernel, driver_module, kaslr, make, prepare
-from dmirror.paths import ROOT
+from dmirror.paths import INSTALLED, ROOT
 from dmirror.plugin import cover, death
 from dmirror.plugin.decoded import Decoder
 from dmirror.plugin.locks import Unwatched
@@ -168,7 +169,9 @@ def _where(hosts: list[str]) -> str:
 
 
 def _harness() -> str:
-    """The commit of this checkout, with a + where files differ from it."""
+    """The commit of this checkout, with a + where files differ from it; of a wheel its version."""
+    if INSTALLED:  # perhaps below somebody's checkout of something else
+        return metadata.version("dmirror")
     git = ["git", "-C", os.fspath(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
