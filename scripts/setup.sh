@@ -18,44 +18,79 @@ refuse() {
 	exit 2
 }
 
-# The lines of packages.txt whose package is not installed and whose command is not found either.
+# What installs packages here: the name of its column in packages.txt. Nothing where there is none of them.
+find_manager() {
+	for name in apt-get dnf pacman zypper; do
+		if command -v "$name" >/dev/null; then
+			echo "$name"
+			return
+		fi
+	done
+}
+
+is_installed() {
+	case $manager in
+	apt-get) [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ] ;;
+	pacman) pacman -T "$1" >/dev/null 2>&1 ;;
+	dnf | zypper) rpm --quiet --query --whatprovides "$1" 2>/dev/null ;;
+	*) [ "$command" = - ] ;; # there is no way to ask for a header's package: the build will say
+	esac
+}
+
+# The packages of packages.txt that are not installed and whose command is not found either.
 missing_packages() {
-	installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' 2>/dev/null || true)
-	while read -r package command _; do
-		case $package in '' | '#'*) continue ;; esac
-		case "
-$installed
-" in *"
-installed $package
-"*) continue ;; esac
-		if [ "$command" = - ]; then
-			# Without dpkg there is no way to ask for a header's package: the build will say.
-			[ -n "$installed" ] || continue
-		elif PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then
+	while read -r apt dnf pacman zypper command _; do
+		case $apt in '' | '#'*) continue ;; esac
+		case $manager in
+		dnf) package=$dnf ;;
+		pacman) package=$pacman ;;
+		zypper) package=$zypper ;;
+		*) package=$apt ;;
+		esac
+		[ "$package" != - ] || continue
+		if [ "$command" != - ] && PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then
 			continue
 		fi
+		is_installed "$package" && continue
 		printf ' %s' "$package"
 	done <scripts/packages.txt
 }
 
+# The command that installs packages and asks nothing, less their names.
+installer() {
+	case $manager in
+	apt-get) echo 'apt-get install -y --no-install-recommends' ;;
+	dnf) echo 'dnf install -y --setopt=install_weak_deps=False' ;;
+	pacman) echo 'pacman -S --needed --noconfirm' ;;
+	zypper) echo 'zypper --non-interactive install --no-recommends' ;;
+	esac
+}
+
+# to_type SUDO PACKAGES: a line to copy
+to_type() {
+	[ "$manager" != apt-get ] || printf '%s' "${1}apt-get update && "
+	echo "$1$(installer)$2"
+}
+
 install_packages() {
 	if [ "$(id -u)" = 0 ]; then
-		root=
+		sudo=
 	elif sudo -n true 2>/dev/null; then
-		root='sudo -n'
+		sudo='sudo -n'
 	else
-		refuse "packages are missing, type: sudo apt-get install --no-install-recommends$1"
+		refuse "packages are missing, type: $(to_type 'sudo ' "$1")"
 	fi
 	log=$(mktemp)
 	echo "dmirror: installing$1" >&2
-	# shellcheck disable=SC2086 # a list of words, and no words
+	# apt alone does not look by itself for what is new.
+	# shellcheck disable=SC2046,SC2086 # lists of words, and no words
 	if ! {
-		$root apt-get -q update &&
-			$root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $1
+		{ [ "$manager" != apt-get ] || $sudo apt-get -q update; } &&
+			$sudo env DEBIAN_FRONTEND=noninteractive $(installer) $1
 	} </dev/null >"$log" 2>&1; then
-		reason=$(grep -m 1 '^E:' "$log" || tail -n 1 "$log")
+		reason=$(grep -m 1 -iE '^(E|error):' "$log" || tail -n 1 "$log")
 		rm -f "$log"
-		refuse "apt-get failed: $reason; type: apt-get update && apt-get install --no-install-recommends$1"
+		refuse "$manager failed: $reason; type: $(to_type "${sudo:+sudo }" "$1")"
 	fi
 	rm -f "$log"
 }
@@ -113,9 +148,10 @@ if command -v flock >/dev/null; then
 	ready && exit 0
 fi
 
+manager=$(find_manager)
 missing=$(missing_packages)
 if [ -n "$missing" ]; then
-	command -v apt-get >/dev/null || refuse "not a Debian system: install what these packages hold:$missing"
+	[ -n "$manager" ] || refuse "no apt-get, dnf, pacman or zypper here: install what these packages of Debian hold:$missing"
 	install_packages "$missing"
 fi
 make_venv

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmirror import packages
 from dmirror.errors import CannotRun
 
 _REPLY = re.compile(r"(?:re|aw|sv)\s*:", re.IGNORECASE)
@@ -155,7 +156,7 @@ def _git(*arguments: str, what: str, stdin: bytes = b"") -> None:
     try:
         done = subprocess.run(["git", *arguments], input=stdin, env=environment(), capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise CannotRun("git not found", "apt-get install --no-install-recommends git") from error
+        raise CannotRun("git not found", packages.install("git")) from error
     if done.returncode != 0:
         reason = (done.stderr.decode(errors="replace").splitlines() or ["git gave no reason"])[0]
         raise CannotRun(f"{what}: {reason}", _WHOLE)

@@ -101,7 +101,7 @@ def test_without_the_device_nothing_is_tried(qemu: FakeQemu, tmp_path: Path, mon
 
 def test_no_qemu_is_said_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotRun, match="apt-get install qemu-system-x86"):
+    with pytest.raises(CannotRun, match=r"apt-get install .* qemu-system-x86"):
         accelerator.choose(Path("bzImage"))
 
 

@@ -89,7 +89,7 @@ def test_without_a_guest_a_module_or_gdb_it_says_what_to_do(
     with pytest.raises(CannotRun, match="not loaded some-mod yet"):
         debugger.command(None, [])
     monkeypatch.setattr(debugger.shutil, "which", lambda name: None)
-    with pytest.raises(CannotRun, match="apt-get install gdb"):
+    with pytest.raises(CannotRun, match=r"apt-get install .* gdb"):
         debugger.command(None, [])
 
 

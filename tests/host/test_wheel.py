@@ -53,7 +53,7 @@ def test_it_has_the_package_and_all_that_a_run_takes_from_a_checkout(wheel: zipf
     wanted = {f"dmirror/{name}" for name in _files(ROOT / "harness/dmirror")}
     for folder in ("kmod", "qemu", "tests", "docs", "findings"):
         wanted |= {f"dmirror/checkout/{folder}/{name}" for name in _files(ROOT / folder)}
-    wanted.add("dmirror/checkout/pyproject.toml")
+    wanted |= {f"dmirror/checkout/{name}" for name in ("pyproject.toml", "scripts/packages.txt")}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
 

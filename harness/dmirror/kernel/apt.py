@@ -152,9 +152,7 @@ class PrivateApt:
 def system_archives() -> dict[str, str]:
     """The Debian archives this machine's apt is set up with. Raises CannotRun when there is none."""
     if shutil.which("apt-get") is None:
-        raise CannotRun("KERNEL= needs a Debian with apt, and there is no apt-get", _INSTEAD)
-    if not _KEYRING.exists():
-        raise CannotRun(f"{_KEYRING} is missing", "apt-get install debian-archive-keyring")
+        raise CannotRun("known kernels are source packages of Debian, and there is no apt-get here", _INSTEAD)
     listing = subprocess.run(
         ["apt-get", "indextargets"],
         env={**os.environ, "LC_ALL": "C"},
@@ -164,7 +162,9 @@ def system_archives() -> dict[str, str]:
     )
     uris = archives(listing.stdout)
     if "Debian" not in uris:
-        raise CannotRun("apt is not set up with a Debian archive", _INSTEAD)
+        raise CannotRun("known kernels are source packages of Debian, and apt has no Debian archive here", _INSTEAD)
+    if not _KEYRING.exists():
+        raise CannotRun(f"{_KEYRING} is missing", "apt-get install debian-archive-keyring")
     return uris
 
 

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmirror import packages
 from dmirror.errors import CannotRun
 
 _COMMANDS = {
@@ -51,7 +52,7 @@ def refuse(missing: dict[str, str]) -> None:
     if missing:
         raise CannotRun(
             f"{', '.join(missing.values())} not found",
-            f"apt-get install --no-install-recommends {' '.join(missing)}",
+            packages.install(*missing),
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from dmirror import packages
 from dmirror.errors import CannotRun
 from dmirror.paths import cache
 
@@ -40,7 +41,7 @@ def find_qemu() -> Path:
     """QEMU's path. Raises CannotRun when there is none."""
     found = shutil.which("qemu-system-x86_64")
     if found is None:
-        raise CannotRun("no qemu-system-x86_64 on PATH", "apt-get install qemu-system-x86")
+        raise CannotRun("no qemu-system-x86_64 on PATH", packages.install("qemu-system-x86"))
     return Path(found)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from dmirror import packages
 from dmirror.errors import CannotRun
 from dmirror.vm import runs
 from dmirror.vm.command import PID, SECTIONS, STUB, TEXT
@@ -26,7 +27,7 @@ def command(folder: Path | None, arguments: list[str]) -> list[str]:
     Raises CannotRun when no such guest runs, it has no stub, or there is no gdb.
     """
     if shutil.which("gdb") is None:
-        raise CannotRun("no gdb on PATH", "apt-get install gdb")
+        raise CannotRun("no gdb on PATH", packages.install("gdb"))
     folder = folder.absolute() if folder else runs.newest(PID, of=is_running)
     if folder is None or not is_running(folder):
         raise CannotRun("no guest runs" + (f" in {folder}" if folder else ""), "start one: make shell")
