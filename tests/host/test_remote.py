@@ -46,6 +46,7 @@ def far(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FAILS", "nothing at all")
     monkeypatch.setenv("STAT", "false")
     monkeypatch.setattr(remote, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(remote, "INSTALLED", False)
     (tmp_path / "checkout" / ".venv").mkdir(parents=True)
     (tmp_path / "checkout" / "pyproject.toml").touch()
     return folder
@@ -90,6 +91,17 @@ def test_a_host_that_cannot_run_guests_is_said_in_one_line(
         remote.send("far", [])
         remote.fitting("far", 2, 6144)
     assert str(caught.value) == says.format(root=remote.ROOT)
+
+
+def test_what_was_installed_is_not_sent_but_asked_for(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "INSTALLED", True)
+    remote.send("far", [])
+    assert not Path(f"{far}{tmp_path}").exists()
+    monkeypatch.setenv("FAILS", "ensure")
+    with pytest.raises(CannotRun, match=f"far is not set up: .*; install dmirror in {sys.prefix} there, too"):
+        remote.send("far", [])
 
 
 def test_a_guests_folder_is_fetched_without_its_disks(far: Path, tmp_path: Path) -> None:

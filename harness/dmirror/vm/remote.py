@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmirror.errors import CannotRun
-from dmirror.paths import ROOT, cache
+from dmirror.paths import INSTALLED, ROOT, cache
 from dmirror.vm import command, console
 from dmirror.vm.guest import DIED
 from dmirror.vm.interpreter import FOLDER, OUTCOME, run_dir
@@ -50,12 +50,12 @@ def host_of(python: str) -> str:
 
 def send(host: str, files: Sequence[Path]) -> None:
     """Put these files, and this checkout without its .venv, on the host in the same places, and see that it can run
-    guests. What is the very same file or folder there, by a file system that both have, is left alone. Raises
-    CannotRun."""
+    guests. What is the very same file or folder there, by a file system that both have, is left alone; so is what was
+    installed. Raises CannotRun."""
     reached = _ssh(host, "true")
     if reached.returncode:
         raise CannotRun(f"no ssh to {host}: {_reason(reached)}", f"see that `ssh {host} true` works without a password")
-    wanted = _not_shared(host, [ROOT, *files])
+    wanted = _not_shared(host, [*files] if INSTALLED else [ROOT, *files])
     if wanted:
         named = [os.fspath(path.relative_to("/")) for path in wanted]
         excluded = [f"--exclude={name}" for name in _NOT_SENT]
@@ -71,7 +71,8 @@ def send(host: str, files: Sequence[Path]) -> None:
             raise CannotRun(f"{host} does not take the files: {_reason(unpacked)}", f"its user has to own {ROOT} there")
     checked = _ssh(host, _python("from dmirror.uapi.build import ensure; ensure()"))
     if checked.returncode:
-        raise CannotRun(f"{host} is not set up: {_reason(checked)}", f"ssh {host} sh {ROOT}/scripts/setup.sh")
+        mend = f"install dmirror in {sys.prefix} there, too" if INSTALLED else f"ssh {host} sh {ROOT}/scripts/setup.sh"
+        raise CannotRun(f"{host} is not set up: {_reason(checked)}", mend)
 
 
 def _not_shared(host: str, paths: Sequence[Path]) -> list[Path]:
