@@ -108,6 +108,17 @@ sys.exit(sys.version_info < (3, 11) or not os.path.exists(header))'
 	done
 }
 
+# Measured on two cores, system packages of Debian.
+say_cost() {
+	here=170 # MB
+	minutes=1
+	[ -z "$missing" ] || here=1100 minutes=2
+	kernel=
+	[ -d "${DMIRROR_CACHE:-${HOME-}/.cache/dmirror}/kernels" ] ||
+		kernel="; the first kernel then 6 min and 3 GB in ${DMIRROR_CACHE:-~/.cache/dmirror}"
+	echo "dmirror: set-up takes $minutes min and $here MB$kernel" >&2
+}
+
 make_venv() {
 	python=$(find_python)
 	[ -n "$python" ] || refuse "no Python 3.11 or later with ensurepip and headers found; install one and put it on PATH as python3"
@@ -150,6 +161,7 @@ fi
 
 manager=$(find_manager)
 missing=$(missing_packages)
+say_cost
 if [ -n "$missing" ]; then
 	[ -n "$manager" ] || refuse "no apt-get, dnf, pacman or zypper here: install what these packages of Debian hold:$missing"
 	install_packages "$missing"

@@ -2,6 +2,7 @@
 """scripts/setup.sh: what it installs with, on which machine, and what it says where it cannot."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,6 +43,7 @@ class Machine:
     """A checkout with nothing in .venv, and a PATH of what `TOOLS` names and of stubs."""
 
     def __init__(self, folder: Path) -> None:
+        self.said: list[str] = []
         self._folder = folder
         self._calls = folder / "calls"
         self._bin = folder / "bin"
@@ -62,12 +64,13 @@ class Machine:
         (self._bin / name).chmod(0o755)
 
     def set_up(self) -> str:
-        """What the script says when it gives up."""
+        """What the script says when it gives up, in its last line; all of it is in `said`."""
         environment = {"PATH": str(self._bin), "CALLS": str(self._calls)}
         command = ["sh", self._folder / "checkout/scripts/setup.sh"]
         ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         assert ran.returncode == 2, ran.stderr
-        return ran.stderr.splitlines()[-1]
+        self.said = ran.stderr.splitlines()
+        return self.said[-1]
 
     def calls(self) -> list[str]:
         """What a manager was called for."""
@@ -93,6 +96,15 @@ def test_it_installs_with_what_the_machine_has_by_the_names_of_that(machine: Mac
     assert "-" not in call.split()
     assert said.startswith(f"dmirror: {manager} failed: no route; type: ")
     assert said.endswith(call)
+
+
+def test_it_says_what_it_will_cost_before_it_does_anything(machine: Machine) -> None:
+    machine.has("dnf", MANAGER)
+    machine.set_up()
+    cost, installing, failed = machine.said
+    assert re.fullmatch(r"dmirror: set-up takes \d min and \d+ MB; the first kernel then \d min and \d GB in .*", cost)
+    assert installing.startswith("dmirror: installing gcc ")
+    assert failed.startswith("dmirror: dnf failed: ")
 
 
 @pytest.mark.parametrize("manager", KNOWS)
