@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""scripts/setup.sh: what it installs with, on which machine, and what it says where it cannot."""
+"""scripts/setup.sh: what it installs with, on which machine; and what it and scripts/fresh.sh say where they cannot."""
 
 import os
 import re
@@ -46,12 +46,12 @@ class Machine:
         self.said: list[str] = []
         self._folder = folder
         self._calls = folder / "calls"
-        self._bin = folder / "bin"
-        self._bin.mkdir()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
         for name in TOOLS:
             found = shutil.which(name)
             assert found
-            (self._bin / name).symlink_to(found)
+            (self.bin / name).symlink_to(found)
         (folder / "checkout/scripts").mkdir(parents=True)
         for name in ("setup.sh", "packages.txt"):
             shutil.copy(ROOT / "scripts" / name, folder / "checkout/scripts" / name)
@@ -60,12 +60,12 @@ class Machine:
         self.has("id", "#!/bin/sh\necho 0\n")
 
     def has(self, name: str, script: str) -> None:
-        (self._bin / name).write_text(script)
-        (self._bin / name).chmod(0o755)
+        (self.bin / name).write_text(script)
+        (self.bin / name).chmod(0o755)
 
     def set_up(self) -> str:
         """What the script says when it gives up, in its last line; all of it is in `said`."""
-        environment = {"PATH": str(self._bin), "CALLS": str(self._calls)}
+        environment = {"PATH": str(self.bin), "CALLS": str(self._calls)}
         command = ["sh", self._folder / "checkout/scripts/setup.sh"]
         ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         assert ran.returncode == 2, ran.stderr
@@ -147,6 +147,25 @@ def test_without_any_of_them_it_names_what_is_missing(machine: Machine) -> None:
         "dmirror: no apt-get, dnf, pacman or zypper here: install what these packages of Debian hold: gcc "
     )
     assert "libelf-dev" not in said.split()  # whose header nobody can be asked for
+
+
+@pytest.mark.parametrize(
+    ("uid", "words", "users", "says"),
+    [
+        (0, [], "root", "type: sh scripts/fresh.sh SUITE [COMMAND], such as: sh scripts/fresh.sh trixie make"),
+        (0, ["sid"], "nobody", "AS=nobody is neither root nor user"),
+        (1000, ["sid"], "root", "a root is made and entered by root: sudo sh scripts/fresh.sh sid"),
+        (0, ["sid"], "root", "no mmdebstrap here, type: apt-get install --no-install-recommends mmdebstrap"),
+    ],
+)
+def test_a_fresh_root_that_cannot_be_made_is_said_in_one_line(
+    machine: Machine, uid: int, words: list[str], users: str, says: str
+) -> None:
+    machine.has("id", f"#!/bin/sh\necho {uid}\n")
+    environment = {"PATH": str(machine.bin), "AS": users}
+    command = ["sh", ROOT / "scripts/fresh.sh", *words]
+    ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (2, f"fresh: {says}\n")
 
 
 def test_every_row_has_a_name_for_each_of_them() -> None:
