@@ -27,7 +27,7 @@ checkpatch ALLOC_WITH_SIZEOF $(find kmod -maxdepth 1 -name "*.[ch]" ! -name trac
 # User space has no BIT().
 checkpatch BIT_MACRO kmod/uapi/*.h
 # The macros of tracepoints have a layout of their own.
-checkpatch COMPLEX_MACRO,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT kmod/trace.h
+checkpatch COMPLEX_MACRO,MACRO_ARG_UNUSED,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT,TRAILING_SEMICOLON kmod/trace.h
 # What it is there for.
 checkpatch AVOID_BUG tests/bad/bad.c
 
