@@ -206,7 +206,7 @@ long dmirror_hold(struct dmirror_context *ctx, struct dmirror_hold *hold,
 	int fd;
 
 	if (hold->flags || hold->reserved ||
-	    hold->point > DMIRROR_HOLD_EXCLUSIVE || !hold->nth ||
+	    hold->point > DMIRROR_HOLD_CPU_END || !hold->nth ||
 	    hold->events >= BIT(DMIRROR_NR_EVENTS) ||
 	    hold->limit > DMIRROR_HOLD_LONGEST ||
 	    (hold->end && hold->start >= hold->end) ||

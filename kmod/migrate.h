@@ -57,7 +57,10 @@ struct dmirror_pass {
 	u32 point;	/* DMIRROR_HOLD_MIGRATE_BEGIN or DMIRROR_HOLD_CPU_BEGIN */
 };
 
-/* Events and hold points are in this order; the last has no hold point. */
+/*
+ * Events are in this order, and hold points but for the last, where a CPU fault
+ * alone is held.
+ */
 enum dmirror_phase {
 	DMIRROR_PHASE_BEGIN,
 	DMIRROR_PHASE_SETUP,
@@ -150,6 +153,9 @@ static inline void dmirror_enter(const struct dmirror_pass *pass,
 		dmirror_tell_phase(pass, args, phase);
 	if (phase != DMIRROR_PHASE_END)
 		dmirror_hold_at(pass->dev, pass->id, pass->point + phase,
+				args->start, args->end);
+	else if (pass->point == DMIRROR_HOLD_CPU_BEGIN)
+		dmirror_hold_at(pass->dev, pass->id, DMIRROR_HOLD_CPU_END,
 				args->start, args->end);
 }
 

@@ -35,6 +35,7 @@ POINTS = {
     "cpu_fault.after_copy": lib.DMIRROR_HOLD_CPU_COPIED,
     "cpu_fault.after_pages": lib.DMIRROR_HOLD_CPU_PAGES,
     "cpu_fault.before_finalize": lib.DMIRROR_HOLD_CPU_MAPPED,
+    "cpu_fault.end": lib.DMIRROR_HOLD_CPU_END,
     "invalidate": lib.DMIRROR_HOLD_INVALIDATE,
     "exclusive.after": lib.DMIRROR_HOLD_EXCLUSIVE,
 }

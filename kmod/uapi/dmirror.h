@@ -287,6 +287,7 @@ enum {
 	DMIRROR_HOLD_CPU_MAPPED		= 11,
 	DMIRROR_HOLD_INVALIDATE		= 12,	/* no lock of the driver is held yet */
 	DMIRROR_HOLD_EXCLUSIVE		= 13,	/* made exclusive, folio lock held */
+	DMIRROR_HOLD_CPU_END		= 14,	/* finalized: the fault has the page still */
 };
 
 /**

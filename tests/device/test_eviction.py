@@ -131,9 +131,9 @@ def test_a_huge_page_of_two_processes_comes_back_for_both(mirror, how):
 
 @pytest.mark.contract("M-21")
 @pytest.mark.contract("A-07")
-@pytest.mark.parametrize("point", ["cpu_fault.after_setup", "cpu_fault.after_pages"])
+@pytest.mark.parametrize("point", ["cpu_fault.after_setup", "cpu_fault.after_pages", "cpu_fault.end"])
 def test_a_page_that_is_busy_is_waited_for_and_the_others_come_back_meanwhile(mirror, mirrored, point):
-    """A fault has it locked: RELEASE, which wants all of them, goes on when that is over."""
+    """A fault has it: RELEASE, which wants all of them, goes on when that is over."""
 
     def begin(memory):
         opened = Mirror(0)
@@ -162,6 +162,34 @@ def test_a_page_that_is_busy_is_waited_for_and_the_others_come_back_meanwhile(mi
         other.child.line.send()
         assert other.child.result() is True
     assert mirror.counters().dev_pages_in_use == 0
+
+
+@THP
+@pytest.mark.contract("M-21")
+@pytest.mark.contract("A-07")
+def test_a_huge_page_that_a_fault_has_brought_back_and_not_dropped_is_left_alone(mirror):
+    with Region.huge(2) as huge:
+        kept, evicted = huge[:HUGE_PAGES], huge[HUGE_PAGES:]
+        mirror.migrate(huge.fill(1))
+        with (
+            mirror.events(huge=huge) as log,
+            mirror.hold("cpu_fault.end", kept) as hold,
+            Task(kept[7].load, 0) as reader,
+        ):
+            hold.wait()
+            # Whoever asks finds it in system memory already.
+            assert mirror.snapshot(huge).where == ["ram"] * HUGE_PAGES + ["local"] * HUGE_PAGES
+            with Task(mirror.release) as releasing:
+                log.wait_for("EVICT")
+                releasing.wait_asleep()
+                hold.resume()
+                releasing.result()
+            reader.result()
+            log.read()
+        assert [event.pages for event in log.select("EVICT")] == [HUGE_PAGES]
+        assert mirror.snapshot(evicted).where == ["ram"] * HUGE_PAGES
+        assert mirror.counters().dev_pages_in_use == 0
+        assert huge.matches(1)
 
 
 @pytest.mark.contract("M-21")

@@ -18,6 +18,7 @@ from dmirror.events import (
     CLEAR,
     CPU_BEGIN,
     CPU_COPIED,
+    CPU_END,
     CPU_MAPPED,
     CPU_PAGES,
     CPU_SETUP,
@@ -52,6 +53,7 @@ LAST_RECORD = {
     "cpu_fault.after_copy": CPU_COPIED,
     "cpu_fault.after_pages": CPU_PAGES,
     "cpu_fault.before_finalize": CPU_MAPPED,
+    "cpu_fault.end": CPU_END,
     "invalidate": MIGRATE_BEGIN,
     "exclusive.after": MADE_EXCLUSIVE,
 }

@@ -201,7 +201,7 @@ static void fill_hold(struct dm_calls *c, struct dmirror_hold *hold)
 {
 	const uint32_t odd[] = { 0, 60000, 60001, UINT32_MAX };
 
-	hold->point = below(&c->random, DMIRROR_HOLD_EXCLUSIVE + 1);
+	hold->point = below(&c->random, DMIRROR_HOLD_CPU_END + 1);
 	if (hold->point == DMIRROR_HOLD_INVALIDATE) {
 		hold->watch = below(&c->random, 4);
 		hold->events = below(&c->random, 512);

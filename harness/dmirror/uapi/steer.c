@@ -57,7 +57,7 @@ static int steer_arm(int fd, uint64_t *random, uint32_t watches, uint64_t start,
 {
 	struct dmirror_hold hold = {
 		.size = sizeof(hold),
-		.point = below(random, DMIRROR_HOLD_EXCLUSIVE + 1),
+		.point = below(random, DMIRROR_HOLD_CPU_END + 1),
 		.limit = 1 + below(random, 2),
 		.nth = 1 + below(random, 4),
 	};
