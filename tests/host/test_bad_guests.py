@@ -165,6 +165,18 @@ def test_each_bad_guest_costs_one_verdict_of_its_class(folder: Path) -> None:
     assert not list(_left(folder))
 
 
+def test_what_a_kernel_says_that_stands_elsewhere_is_decoded_all_the_same(folder: Path) -> None:
+    status, said = _pytest(folder, "test_inner.py", "--dmirror-kaslr", "--dmirror-guests=1", "-k", "null or good_0")
+    assert status == 1, said
+    run = journal.load(folder / "run")
+    assert run.subject.flavour.endswith("+kaslr")
+    (log,) = {verdict.console for verdict in run.tests.values() if verdict.outcome == FAILED}
+    moved = re.search(r"Kernel Offset: 0x([0-9a-f]+) from", (folder / "run" / log).read_text(errors="replace"))
+    assert moved and int(moved.group(1), 16) != 0, said
+    assert re.search(r"vfs_write\+.*\n +fs/read_write\.c:\d+.*\n +\d+: ", said), said
+    assert re.search(r"bad_\w+\+.*\[dmirror_bad\].*\n +.*bad\.c:\d+", said), said
+
+
 def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
     status, said = _pytest(folder, "test_inner.py", "--dmirror-append=root=nothing rootfstype=ext4")
     assert status == 2
