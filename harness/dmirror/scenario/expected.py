@@ -216,7 +216,7 @@ class Expected:
     def _word(self, token: Any) -> str:
         if token.type == "NEWLINE":
             return ""
-        line = self.given.text.split("\n")[token.lineno - 1]
+        line = self.given.lines[token.lineno - 1]
         return str(line[token.lexpos - 1 : token.endlexpos - 1])
 
     def _spelled(self, expected: dict[str, set[str]]) -> str:
@@ -248,7 +248,7 @@ class Expected:
 
     def _whose(self, token: Any) -> str:
         """Of `A reads buf of kid`, `CPU reads buf of kid` and `where kid buf`, how the language says it."""
-        of_line = [other for other in self.given.all if other.lineno == token.lineno]
+        of_line = self.given.of_line[token.lineno]
         before = [other for other in of_line if other.lexpos < token.lexpos and other.type not in _BEFORE]
         kinds = [other.type for other in before]
         if kinds[-2:] in (["WHERE", "NAME"], ["RIGHTS", "NAME"]) and token.value in self._after("REGION"):
@@ -258,7 +258,7 @@ class Expected:
         whose = next(other for other in of_line if other.lexpos > token.lexpos)
         if len(before) < 3 or before[0].type not in ("MIRROR", "NAME", MAIN) or whose.type not in ("NAME", MAIN):
             return ""
-        line = self.given.text.split("\n")[token.lineno - 1]
+        line = self.given.lines[token.lineno - 1]
         done = line[before[0].endlexpos : before[-1].endlexpos - 1]
         who = f"{before[0].value} of {whose.value}" if before[0].type == "MIRROR" else whose.value
         return f"{who} {done}"

@@ -285,6 +285,19 @@ class Tokens:
                 self.all.append(_made("DEDENT", first.lineno, first.lexpos))
         return left_broken
 
+    @functools.cached_property
+    def lines(self) -> list[str]:
+        """The text's."""
+        return self.text.split("\n")
+
+    @functools.cached_property
+    def of_line(self) -> dict[int, list[Any]]:
+        """The tokens by the number of their line."""
+        found: dict[int, list[Any]] = {}
+        for token in self.all:
+            found.setdefault(token.lineno, []).append(token)
+        return found
+
     def token(self) -> Any:
         """The next one, None at the end."""
         return self._again.pop() if self._again else next(self._next, None)
