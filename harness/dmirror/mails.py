@@ -10,6 +10,7 @@ from __future__ import annotations
 import email
 import email.policy
 import gzip
+import io
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmirror import packages
+from dmirror import inputs, packages
 from dmirror.errors import CannotRun
 
 _REPLY = re.compile(r"(?:re|aw|sv)\s*:", re.IGNORECASE)
@@ -133,9 +134,10 @@ def _mails(files: Sequence[Path]) -> list[_Mail]:
 def _split(file: Path, scratch: Path) -> list[Path]:
     """A file for each mail of an mbox, or one for a file that is a mail."""
     try:
-        content = file.read_bytes()
+        content = inputs.read(file, inputs.MAILS)
         if content.startswith(_GZIP):
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as unpacked:
+                content = inputs.limited(unpacked.read(inputs.MAILS + 1), inputs.MAILS)
     except (OSError, EOFError, zlib.error) as error:
         raise CannotRun(f"{file} cannot be read: {error.__class__.__name__}: {error}", "name an mbox") from error
     whole = scratch / "mbox"

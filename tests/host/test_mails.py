@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dmirror import mails
+from dmirror import inputs, mails
 from dmirror.errors import CannotRun
 
 _FROM = b"From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\n"
@@ -174,6 +174,15 @@ def test_what_is_not_one_whole_series(mbox: Path, messages: list[tuple[str, str]
         mails.read(fill(mbox, *(mail(*message) for message in messages)))
     assert says in str(caught.value)
     assert str(mbox) in str(caught.value)
+
+
+def test_what_has_no_end_is_not_read_to_it(mbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CannotRun, match=r"/dev/zero cannot be read: .* more than 262144 KiB"):
+        mails.read([Path("/dev/zero")])
+    monkeypatch.setattr(inputs, "MAILS", 1 << 20)
+    mbox.write_bytes(gzip.compress(bytes(2 << 20)))
+    with pytest.raises(CannotRun, match="more than 1024 KiB"):
+        mails.read([mbox])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dmirror import inputs
 from dmirror.plugin.fixtures import balanced
 
 _CONTRACT = re.compile(r"^contract\s+(.*?)\s*(?:#.*)?$", re.MULTILINE)
@@ -25,7 +26,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Fil
 class _File(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         # Only this is read of it for now: a guest is slow, and perhaps it is not among the tests that are wanted.
-        match = _CONTRACT.search(self.path.read_text(errors="replace"))
+        match = _CONTRACT.search(inputs.read(self.path, inputs.SCENARIO).decode(errors="replace"))
         times = self.config.getoption("count", 1)  # pytest-repeat's, which multiplies functions alone
         for number in range(1, times + 1):
             item = Scenario.from_parent(self, name=self.path.stem + (f"[{number}-{times}]" if times > 1 else ""))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dmirror import inputs
 from dmirror.scenario import tree
 from dmirror.scenario.faults import Fault, Faults, listed, nearest
 from dmirror.scenario.parser import parse
@@ -32,7 +33,7 @@ _FAULT = ("before check", "before install")
 
 def load(path: Path) -> tree.Scenario:
     """Read, parse and check a file. Raises Faults, and OSError where it cannot be read."""
-    return loaded(path.read_bytes(), str(path))
+    return loaded(inputs.read(path, inputs.SCENARIO), str(path))
 
 
 def loaded(data: bytes, name: str) -> tree.Scenario:

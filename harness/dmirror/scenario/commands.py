@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from dmirror import inputs
 from dmirror.errors import CannotRun
 from dmirror.model.predict import Prediction
 from dmirror.scenario import check, parser, text, tree
@@ -24,14 +24,14 @@ def fmt(files: Iterable[Path], *, check_only: bool) -> int:
         try:
             after = text.format(parser.parse(check.decoded(before, str(file)), str(file)))
         except Faults as faults:
-            _print(faults.render(before.decode(errors="replace"), str(file)))
+            print(faults.render(before.decode(errors="replace"), str(file)))
             status = 1
             continue
         if after.encode() == before:
             continue
         if check_only:
             lines = (before.decode().splitlines(keepends=True), after.splitlines(keepends=True))
-            _print("".join(difflib.unified_diff(*lines, str(file), f"{file}, formatted")).rstrip("\n"))
+            print("".join(difflib.unified_diff(*lines, str(file), f"{file}, formatted")).rstrip("\n"))
             status = 1
             continue
         try:
@@ -49,7 +49,7 @@ def check_files(files: Iterable[Path]) -> int:
         try:
             check.loaded(data, str(file))
         except Faults as faults:
-            _print(faults.render(data.decode(errors="replace"), str(file)))
+            print(faults.render(data.decode(errors="replace"), str(file)))
             status = 1
     return status
 
@@ -73,20 +73,14 @@ def predict(files: Iterable[Path], release: str) -> int:
     for scenario in checked(files):
         prediction = Prediction(scenario, release)
         wrong += prediction.wrong
-        _print("\n".join(prediction.lines))
+        print("\n".join(prediction.lines))
     return int(wrong > 0)
 
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return inputs.read(file, inputs.SCENARIO)
     except OSError as error:
         raise CannotRun(
             f"cannot read {file}: {error.strerror}", "name a scenario, such as tests/scenarios/fork.dms"
         ) from error
-
-
-def _print(said: str) -> None:
-    """On whatever terminal."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(said.encode(encoding, "replace").decode(encoding))
