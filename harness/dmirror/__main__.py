@@ -1,8 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0
-"""python -m dmirror: the same as the `dmirror` command."""
+"""The `dmirror` command, also as python -m dmirror."""
+
+from __future__ import annotations
 
 import sys
 
-from dmirror.cli import main
+from dmirror import streams
 
-sys.exit(main())
+
+def command() -> int:
+    """Run one verb; returns the exit status."""
+    return streams.command(_main)
+
+
+def _main() -> int:
+    from dmirror.cli import main  # noqa: PLC0415  (first the streams are in order)
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from dmirror import results, trial
+from dmirror import results, streams, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
 from dmirror.paths import GUEST_TESTS, INSTALLED, ROOT
@@ -177,7 +177,7 @@ def _pytest(args: argparse.Namespace, *arguments: str) -> list[str]:
     """The command of a session."""
     selection = ["-k", args.expression] if args.expression else []
     uncached = ["-p", "no:cacheprovider"] if INSTALLED else []  # pytest keeps it beside the tests
-    return [sys.executable, "-m", "pytest", *uncached, *arguments, *selection, *args.pytest]
+    return [sys.executable, "-m", "dmirror.session", *uncached, *arguments, *selection, *args.pytest]
 
 
 def _wait_for(command: list[str], beside: subprocess.Popen[bytes] | None = None) -> int:
@@ -233,6 +233,8 @@ def _test(args: argparse.Namespace) -> int:
     if args.bisect:
         return _bisect(args, kernel, options)
     host, device = _sessions(args, _pytest(args, "tests/host"), _pytest(args, *GUEST_TESTS, *options))
+    if streams.GONE in (host, device):
+        return streams.GONE
     if device == trial.ALL_SKIPPED:
         print("dmirror: nothing was tested: every device test was skipped, for the reasons above", file=sys.stderr)
         device = 2 if args.fail_on_empty else 0

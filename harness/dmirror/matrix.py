@@ -104,7 +104,7 @@ class Commands:
 
 def commands(wanted: Plan) -> Commands:
     """Those of a real matrix."""
-    pytest = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider"]
+    pytest = [sys.executable, "-m", "dmirror.session", "--color=no", "-p", "no:cacheprovider"]
     selection = ["-k", wanted.expression] if wanted.expression else []
 
     def build(cell: Cell) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dmirror import journal
+from dmirror import journal, streams
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import make, progress
 from dmirror.paths import GUEST_TESTS, ROOT
@@ -34,9 +34,12 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = [f"--dmirror-run={folder}", "-p", "no:cacheprovider"]
-    command = [*make.bound_to_us(), sys.executable, "-m", "pytest", *GUEST_TESTS, *options, *arguments]
+    command = [*make.bound_to_us(), sys.executable, "-m", "dmirror.session", *GUEST_TESTS, *options, *arguments]
     if not title:
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if status == streams.GONE:
+            raise streams.Gone
+        return status
     with (
         (folder / LOG).open("wb") as sink,
         progress.bar(title, total=100) as bar,

@@ -64,6 +64,7 @@ machine.wait()
 REPLACE = """
 import sys
 from pathlib import Path
+from dmirror import streams
 from dmirror.vm import accelerator, command, guest, interpreter
 accelerator._KVM = Path("/nonexistent")
 guest.python_image = lambda: None
@@ -76,6 +77,8 @@ try:
     sys.exit(guest.run(spec, sys.argv[1:], run_dir=Path({run_dir!r})))
 except CannotRun as error:
     sys.exit(f"CannotRun {{error}}")
+except streams.Gone:
+    sys.exit("Gone")
 """
 
 
@@ -93,7 +96,9 @@ class Host:
         self._replace = REPLACE.format(virtme_run=os.fspath(folder / "virtme-run"))
         (folder / "spec.json").write_text(GuestSpec(Path("bzImage"), "7.3.4", limit_s=2).to_json())
 
-    def start(self, program: str, *arguments: str, play: str = "fine") -> subprocess.Popen[bytes]:
+    def start(
+        self, program: str, *arguments: str, play: str = "fine", stdout: int = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             "PLAY": play,
@@ -104,7 +109,7 @@ class Host:
         }
         command = [sys.executable, "-c", self._replace + program, *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        return subprocess.Popen(command, stdin=pipe, stdout=stdout, stderr=pipe, env=environment)
 
     def run(self, *argv: str, stdin: bytes = b"", play: str = "fine", limit: int = 10) -> tuple[int, bytes, str]:
         process = self.start(RUN.format(run_dir=os.fspath(self.folder / "run"), limit=limit), *argv, play=play)
@@ -162,6 +167,21 @@ def test_streams_are_binary_clean_and_apart(host: Host) -> None:
 def test_what_a_command_wrote_last_is_not_lost(host: Host) -> None:
     status, out, _ = host.run("sh", "-c", "head -c 150000 /dev/zero")
     assert (status, len(out)) == (0, 150000)
+
+
+@pytest.mark.parametrize(
+    ("to", "says"), [("gone", b"Gone"), ("full", b"CannotRun standard output cannot be written: No")]
+)
+def test_a_guest_ends_when_its_output_goes_nowhere(host: Host, to: str, says: bytes) -> None:
+    if to == "full":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        nobody, output = os.pipe()
+        os.close(nobody)
+    process = host.start(RUN.format(run_dir=os.fspath(host.folder / "run"), limit=10), "yes", stdout=output)
+    os.close(output)
+    assert says in process.communicate(timeout=20)[1]
+    assert host.nothing_left(), host.left()
 
 
 def test_arguments_environment_and_folder_arrive_whole(host: Host) -> None:

@@ -48,7 +48,7 @@ def main() -> int:
     except CannotRun as error:
         print(f"dmirror: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
         return DIED
     (folder / OUTCOME).write_text(json.dumps(asdict(ended)))
     if ended.came_up or (ended.status is None and ended.failure is None):

@@ -7,6 +7,8 @@ import os
 import selectors
 from collections.abc import Callable
 
+from dmirror import streams
+
 # What a pipe that polls as writable takes without blocking (PIPE_BUF): the user's descriptors stay blocking,
 # since O_NONBLOCK would be seen by every process that shares them.
 _CHUNK = 4096
@@ -59,8 +61,8 @@ class Pump:
         """Copies `source` to `sink`; `at_first` comes before the first byte, `at_end` after the last was
         written. `before` goes before all of it; `copied` is told what comes from `source`.
 
-        When nobody reads `sink` any more, step() raises BrokenPipeError, or with `sink_may_go` the flow just
-        stops.
+        When nobody reads `sink` any more, step() raises streams.Gone, or with `sink_may_go` the flow just stops.
+        Where it takes no more, a full disk, step() raises CannotRun.
         """
         pending = before
 
@@ -84,9 +86,9 @@ class Pump:
             nonlocal pending
             try:
                 pending = pending[os.write(sink, pending) :]
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError as error:
                 if not sink_may_go:
-                    raise
+                    raise streams.failure(error) from None
                 self._selector.unregister(sink)
                 return
             if not pending:
