@@ -13,8 +13,9 @@
 #   GUESTS=N         of a matrix, how many at once         JUNIT=r.xml    a report for CI; so KTAP=r.ktap
 
 DMIRROR := .venv/bin/dmirror
-# Who keeps Python from writing bytecode has each session and each guest compile every module of it.
-unexport PYTHONDONTWRITEBYTECODE
+# Who keeps Python from writing bytecode has each session and each guest compile every module of it; who has it leave
+# out assertions leaves out what tests are made of.
+unexport PYTHONDONTWRITEBYTECODE PYTHONOPTIMIZE
 export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP LLVM KASLR CONFIG
 
 # A value reaches the command as one word, whatever is in it.

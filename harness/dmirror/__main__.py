@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from dmirror import streams
+from dmirror import environment, streams
 
 
 def command() -> int:
@@ -14,7 +14,8 @@ def command() -> int:
 
 
 def _main() -> int:
-    from dmirror.cli import main  # noqa: PLC0415  (first the streams are in order)
+    environment.settle()
+    from dmirror.cli import main  # noqa: PLC0415  (first the environment is in order)
 
     return main()
 

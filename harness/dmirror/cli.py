@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from dmirror import results, streams, trial
+from dmirror import environment, results, session, streams, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
 from dmirror.paths import GUEST_TESTS, INSTALLED, ROOT
@@ -27,6 +27,8 @@ from dmirror.vm.room import fitting
 from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
 
 _LAST = Path()  # matrix
+# A module of ours in a guest: what stands in the current folder is not for it to import.
+_MODULE = [sys.executable, "-P", "-m"]
 # What `git bisect run` takes for "cannot be tested, skip it", and for "stop here".
 _SKIP = 125
 _STOP = 128
@@ -102,12 +104,12 @@ def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, i
 def _demo(args: argparse.Namespace) -> int:
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         os.environ["FORCE_COLOR"] = "1"  # the guest's standard output is no terminal
-    return _in_guest(args, _prepare(args), [sys.executable, "-m", "dmirror.demo"])
+    return _in_guest(args, _prepare(args), [*_MODULE, "dmirror.demo"])
 
 
 def _peer(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
-    return _in_guest(args, kernel, [sys.executable, "-m", "dmirror.peer", str(build_peer(kernel))])
+    return _in_guest(args, kernel, [*_MODULE, "dmirror.peer", str(build_peer(kernel))])
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -127,7 +129,7 @@ def _bench(args: argparse.Namespace) -> int:
     )
     run_dir = runs.new()
     measured = run_dir / "measured.json"
-    command = [sys.executable, "-m", "dmirror.bench", str(measured), *map(str, modules)]
+    command = [*_MODULE, "dmirror.bench", str(measured), *map(str, modules)]
     try:
         status = run(spec, command, run_dir=run_dir)
     finally:
@@ -169,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
         return scenarios.predict(map(Path, words), args.kernel or _default_kernel())
     if args.program.suffix == scenarios.SUFFIX:
         scenarios.checked(map(Path, words))
-        words = ["-m", "dmirror.scenario", *words]
+        return _in_guest(args, _prepare(args), [*_MODULE, "dmirror.scenario", *words])
     return _in_guest(args, _prepare(args), [sys.executable, *words])
 
 
@@ -177,7 +179,7 @@ def _pytest(args: argparse.Namespace, *arguments: str) -> list[str]:
     """The command of a session."""
     selection = ["-k", args.expression] if args.expression else []
     uncached = ["-p", "no:cacheprovider"] if INSTALLED else []  # pytest keeps it beside the tests
-    return [sys.executable, "-m", "dmirror.session", *uncached, *arguments, *selection, *args.pytest]
+    return session.command(*uncached, *arguments, *selection, *args.pytest)
 
 
 def _wait_for(command: list[str], beside: subprocess.Popen[bytes] | None = None) -> int:
@@ -216,6 +218,7 @@ def _guest_options(args: argparse.Namespace) -> list[str]:
 
 def _test(args: argparse.Namespace) -> int:
     # First what takes long or cannot be done: a wrong name need not wait for the host tests.
+    environment.refuse_for_sessions()
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
     options = [*_guest_options(args), "--dmirror-fail-on-empty"]

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dmirror import session
 from dmirror.cells import BUILDING, BUILT, CANNOT, CUT_OFF, DONE, SUMS, TESTING, WAITING, Cell, Row, failures, table
 from dmirror.errors import CannotRun
 from dmirror.kernel import catalogue, config, flavours
@@ -104,7 +105,7 @@ class Commands:
 
 def commands(wanted: Plan) -> Commands:
     """Those of a real matrix."""
-    pytest = [sys.executable, "-m", "dmirror.session", "--color=no", "-p", "no:cacheprovider"]
+    pytest = session.command("--color=no", "-p", "no:cacheprovider")
     selection = ["-k", wanted.expression] if wanted.expression else []
 
     def build(cell: Cell) -> list[str]:

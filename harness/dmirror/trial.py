@@ -6,11 +6,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dmirror import journal, streams
+from dmirror import journal, session, streams
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import make, progress
 from dmirror.paths import GUEST_TESTS, ROOT
@@ -34,7 +33,7 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = [f"--dmirror-run={folder}", "-p", "no:cacheprovider"]
-    command = [*make.bound_to_us(), sys.executable, "-m", "dmirror.session", *GUEST_TESTS, *options, *arguments]
+    command = [*make.bound_to_us(), *session.command(*GUEST_TESTS, *options, *arguments)]
     if not title:
         status = subprocess.run(command, cwd=ROOT, check=False).returncode
         if status == streams.GONE:
@@ -49,15 +48,15 @@ def run(arguments: Sequence[str], folder: Path, *, title: str = "") -> int:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # or the log and the bar get it in portions
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        ) as session,
+        ) as process,
     ):
-        assert session.stdout is not None
-        for line in session.stdout:
+        assert process.stdout is not None
+        for line in process.stdout:
             sink.write(line)
             share = _SHARE.search(line)
             if share:
                 bar.at(float(share.group(1)))
-    return session.returncode
+    return process.returncode
 
 
 def verdicts(status: int, folder: Path, *, expression: str | None, guest: Callable[[], int]) -> dict[str, Verdict]:

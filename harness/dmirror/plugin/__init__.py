@@ -8,7 +8,8 @@ import importlib
 
 import pytest
 
-from dmirror import modules
+from dmirror import environment, modules
+from dmirror.errors import CannotRun
 
 _PARTS = tuple(f"dmirror.plugin.{name}" for name in ("options", "markers", "fixtures", "scenarios", "logs"))
 pytest.register_assert_rewrite(*_PARTS)
@@ -32,6 +33,10 @@ def pytest_collection_finish() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     from dmirror.plugin import options  # noqa: PLC0415
 
+    try:
+        environment.refuse_optimized()
+    except CannotRun as error:
+        pytest.exit(str(error), returncode=2)
     if options.in_guest():
         modules.wait()
         from dmirror.plugin import cover, splat, stall, transport  # noqa: PLC0415

@@ -55,6 +55,10 @@ _MOST_STILLBORN = 2
 def configure(config: pytest.Config) -> None:
     """Prepares kernel and module and has xdist start its workers in guests; ends the session if it cannot."""
     option = config.option
+    if not config.pluginmanager.hasplugin("xdist"):
+        raise pytest.UsageError(
+            "guests are workers of pytest-xdist: leave out -p no:xdist (PYTEST_ADDOPTS has it, too)"
+        )
     for name, given in (("-n", option.numprocesses), ("--tx", option.tx), ("--dist", option.dist != "no")):
         if given:
             raise pytest.UsageError(f"{name} is for workers on the host; for more guests give --dmirror-guests=N")

@@ -10,26 +10,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from dmirror import modules
+from dmirror import environment, modules
 from dmirror.errors import CannotRun
 from dmirror.paths import QEMU, ROOT, cache
 from dmirror.vm import accelerator, console
 from dmirror.vm.image import PythonImage
 from dmirror.vm.spec import GuestSpec
-
-_PASSED_ON = ("DMIRROR_", "PYTEST_", "PYTHON", "LC_")
-_PASSED_ON_NAMES = (
-    "LANG",
-    "TERM",
-    "COLORTERM",
-    "NO_COLOR",
-    "FORCE_COLOR",
-    "PY_COLORS",
-    "COLUMNS",
-    "LINES",
-    "CI",
-)
-
 
 DISKS = {"swap": 512, "file": 128}
 """Empty disks of every guest, by what a test makes of them, in MiB. In the guest their serial is dmirror-NAME."""
@@ -176,10 +162,7 @@ def job_script(spec: GuestSpec, argv: list[str], run_dir: Path, *, interactive: 
             f"no command {argv[0]!r} to run in the guest",
             "name one that the host has: its root is the host's",
         )
-    environment = {
-        name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON) or name in _PASSED_ON_NAMES
-    }
-    environment |= {
+    variables = environment.of_guest() | {
         "HOME": "/tmp",
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -196,7 +179,7 @@ def job_script(spec: GuestSpec, argv: list[str], run_dir: Path, *, interactive: 
         if size.lines and size.columns:
             lines.append(f"/bin/busybox stty rows {size.lines} cols {size.columns}")
     lines.append("[ ! -d /sys/fs/cgroup/dmirror-tests ] || echo $$ >/sys/fs/cgroup/dmirror-tests/cgroup.procs")
-    words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(environment.items()))]
+    words = ["exec", "/bin/busybox", "env", "-i", *(f"{k}={v}" for k, v in sorted(variables.items()))]
     words += [os.path.abspath(program), *argv[1:]]
     return "\n".join([*lines, shlex.join(words), ""])
 
