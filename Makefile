@@ -11,12 +11,13 @@
 #   LLVM=1, CC=...   what compiles kernel and module        CONFIG="CONFIG_X=y CONFIG_Y=n"  over the flavour's
 #   KASLR=1          kernel and direct map elsewhere at each boot
 #   GUESTS=N         of a matrix, how many at once         JUNIT=r.xml    a report for CI; so KTAP=r.ktap
+#   LIMIT=SECONDS    of demo, peer, bench: when the guest is ended that has not come to an end
 
 DMIRROR := .venv/bin/dmirror
 # Who keeps Python from writing bytecode has each session and each guest compile every module of it; who has it leave
 # out assertions leaves out what tests are made of.
 unexport PYTHONDONTWRITEBYTECODE PYTHONOPTIMIZE
-export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP LLVM KASLR CONFIG
+export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML KERNELS FLAVOURS DRIVERS GUESTS RESUME JUNIT KTAP LLVM KASLR CONFIG LIMIT
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
@@ -24,18 +25,20 @@ options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if
 	$(if $(filter-out default,$(origin CC)),--make "CC=$(CC)")
 guest = $(options) $(if $(KASLR),--kaslr) $(if $(APPEND),--append="$$APPEND") $(if $(DRIVER),--driver "$$DRIVER")
 
+limit = $(if $(LIMIT),--limit "$$LIMIT")
+
 demo: setup
-	@$(DMIRROR) demo $(guest)
+	@$(DMIRROR) demo $(guest) $(limit)
 
 test: setup
 	@$(DMIRROR) test $(guest) $(if $(T),-k "$$T") $(if $(TORTURE),--torture "$$TORTURE") \
 		$(if $(SEED),--seed "$$SEED") $(if $(TIMES),--times "$$TIMES") $(if $(RANDOM),--random "$$RANDOM")
 
 peer: setup
-	@$(DMIRROR) peer $(guest)
+	@$(DMIRROR) peer $(guest) $(limit)
 
 bench: setup
-	@$(DMIRROR) bench $(guest)
+	@$(DMIRROR) bench $(guest) $(limit)
 
 shell: setup
 	@$(DMIRROR) shell $(guest)

@@ -121,6 +121,17 @@ beside() {
 	exec 4>&-
 }
 
+# says_where SECONDS: when the command has had so long, the console gets the tasks that cannot be interrupted and what
+# each processor does. 9 lets both reach it, 6 is the guest's own.
+says_where() {
+	{
+		$bb sleep "$1"
+		for key in 9 w l 6; do
+			put $key /proc/sysrq-trigger
+		done
+	} >/dev/null 3>&- &
+}
+
 # -- kernel settings --------------------------------------------------------------------------------------------
 if [ -e /sys/fs/cgroup/cgroup.subtree_control ]; then
 	put +memory /sys/fs/cgroup/cgroup.subtree_control >/dev/null

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -21,7 +22,7 @@ from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
 from dmirror.paths import GUEST_TESTS, INSTALLED, ROOT
 from dmirror.uapi import build as uapi
-from dmirror.vm import accelerator, console, runs
+from dmirror.vm import accelerator, console, runs, visible
 from dmirror.vm.guest import run
 from dmirror.vm.room import fitting
 from dmirror.vm.spec import CPUS, MEMORY_MIB, GuestSpec, driver
@@ -78,6 +79,26 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, or 0 for no limit")
+    return seconds or None
+
+
+def _add_limit(parser: argparse.ArgumentParser, seconds: int) -> None:
+    parser.add_argument(
+        "--limit",
+        metavar="SECONDS",
+        type=_seconds,
+        default=seconds,
+        help=f"end the guest after so long, more on a slow kernel; 0: never (default: {seconds})",
+    )
+
+
 def _prepare(args: argparse.Namespace) -> Kernel:
     which = {name: getattr(args, name) for name in ("kernel", "kdir", "kbuild", "flavour")}
     return prepare(**which, options=args.config, words=args.make)
@@ -95,21 +116,33 @@ def _spec(args: argparse.Namespace, kernel: Kernel) -> GuestSpec:
     )
 
 
-def _in_guest(args: argparse.Namespace, kernel: Kernel, command: list[str], *, interactive: bool = False) -> int:
-    """Run a command in a guest with the driver loaded; its exit status."""
+def _in_guest(
+    args: argparse.Namespace,
+    kernel: Kernel,
+    command: list[str],
+    *,
+    interactive: bool = False,
+    files: Iterable[Path] = (),
+    within_s: float | None = None,
+) -> int:
+    """Run a command, which needs these files, in a guest with the driver loaded; its exit status."""
     uapi.ensure()
-    return run(_spec(args, kernel), command, run_dir=runs.new(), interactive=interactive)
+    spec = _spec(args, kernel)._replace(kept=tuple(map(os.fspath, files)))
+    return run(spec, command, run_dir=runs.new(), interactive=interactive, within_s=within_s)
 
 
 def _demo(args: argparse.Namespace) -> int:
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         os.environ["FORCE_COLOR"] = "1"  # the guest's standard output is no terminal
-    return _in_guest(args, _prepare(args), [*_MODULE, "dmirror.demo"])
+    # A guest that died is no other number than a command that failed.
+    return min(_in_guest(args, _prepare(args), [*_MODULE, "dmirror.demo"], within_s=args.limit), 1)
 
 
 def _peer(args: argparse.Namespace) -> int:
     kernel = _prepare(args)
-    return _in_guest(args, kernel, [*_MODULE, "dmirror.peer", str(build_peer(kernel))])
+    suite = build_peer(kernel)
+    command = [*_MODULE, "dmirror.peer", str(suite)]
+    return min(_in_guest(args, kernel, command, files=[suite], within_s=args.limit), 1)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -125,13 +158,13 @@ def _bench(args: argparse.Namespace) -> int:
         append=args.append,
         kaslr=kaslr.wanted(kernel, args.kaslr),
         slowdown=kernel.slowdown,
-        kept=tuple(str(module.parent) for module in modules),
+        kept=tuple(map(str, modules)),
     )
     run_dir = runs.new()
     measured = run_dir / "measured.json"
     command = [*_MODULE, "dmirror.bench", str(measured), *map(str, modules)]
     try:
-        status = run(spec, command, run_dir=run_dir)
+        status = run(spec, command, run_dir=run_dir, within_s=args.limit)
     finally:
         if measured.exists():  # also what there is so far of a run that was interrupted
             figures.report(
@@ -169,10 +202,14 @@ def _run(args: argparse.Namespace) -> int:
     words = [str(args.program), *args.arguments]
     if args.model:
         return scenarios.predict(map(Path, words), args.kernel or _default_kernel())
-    if args.program.suffix == scenarios.SUFFIX:
+    play = args.program.suffix == scenarios.SUFFIX
+    for word in words if play else words[:1]:
+        visible.refuse_unreadable(Path(word), "a Python program of yours, or scenarios, FILE.dms")
+    if play:
         scenarios.checked(map(Path, words))
-        return _in_guest(args, _prepare(args), [*_MODULE, "dmirror.scenario", *words])
-    return _in_guest(args, _prepare(args), [sys.executable, *words])
+    command = [*_MODULE, "dmirror.scenario"] if play else [sys.executable]
+    files = [path for path in map(Path, words) if path.exists()]
+    return _in_guest(args, _prepare(args), [*command, *words], files=files, within_s=args.limit)
 
 
 def _pytest(args: argparse.Namespace, *arguments: str) -> list[str]:
@@ -490,6 +527,8 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915  (one for each)
         _add_guest_options(verb)
     for verb in (demo, test, peer, shell, program, build):
         verb.add_argument("--driver", choices=("dmirror", "test_hmm"), default="dmirror", help="the module")
+    for verb, limit_s in ((demo, 300), (peer, 1200), (bench, 7200), (program, 3600)):
+        _add_limit(verb, limit_s)
     _add_test_options(test)
     patches = add("series", _series, "a patch series on a copy of a tree: does each patch build, what fails with it")
     _add_series_options(patches)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -45,6 +46,8 @@ if play == "insmod":
     machine.kill()
     sys.exit(1)
 print("up", file=ctl)
+if play == "stuck":
+    print("[    8.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sleep:77]", flush=True)
 streams = [int(fds[name]) for name in ("in", "out", "err")]
 job = subprocess.Popen(["sh", run_dir + "/job"], stdin=streams[0], stdout=streams[1], stderr=streams[2])
 if play in ("panic", "modules"):
@@ -74,7 +77,7 @@ RUN = """
 from dmirror.errors import CannotRun
 spec = guest.GuestSpec(Path("bzImage"), "7.3.4", limit_s={limit})
 try:
-    sys.exit(guest.run(spec, sys.argv[1:], run_dir=Path({run_dir!r})))
+    sys.exit(guest.run(spec, sys.argv[1:], run_dir=Path({run_dir!r}), within_s={within_s}))
 except CannotRun as error:
     sys.exit(f"CannotRun {{error}}")
 except streams.Gone:
@@ -111,8 +114,12 @@ class Host:
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=stdout, stderr=pipe, env=environment)
 
-    def run(self, *argv: str, stdin: bytes = b"", play: str = "fine", limit: int = 10) -> tuple[int, bytes, str]:
-        process = self.start(RUN.format(run_dir=os.fspath(self.folder / "run"), limit=limit), *argv, play=play)
+    def run(
+        self, *argv: str, stdin: bytes = b"", play: str = "fine", limit: int = 10, within_s: float | None = None
+    ) -> tuple[int, bytes, str]:
+        process = self.start(
+            RUN.format(run_dir=os.fspath(self.folder / "run"), limit=limit, within_s=within_s), *argv, play=play
+        )
         out, err = process.communicate(stdin, timeout=20)
         return process.returncode, out, err.decode()
 
@@ -178,7 +185,9 @@ def test_a_guest_ends_when_its_output_goes_nowhere(host: Host, to: str, says: by
     else:
         nobody, output = os.pipe()
         os.close(nobody)
-    process = host.start(RUN.format(run_dir=os.fspath(host.folder / "run"), limit=10), "yes", stdout=output)
+    process = host.start(
+        RUN.format(run_dir=os.fspath(host.folder / "run"), limit=10, within_s=None), "yes", stdout=output
+    )
     os.close(output)
     assert says in process.communicate(timeout=20)[1]
     assert host.nothing_left(), host.left()
@@ -307,7 +316,7 @@ def test_the_command_line_can_be_read_by_a_shell(host: Host) -> None:
     host.run("true")
     for script in ("job", "qemu", "set-up"):
         subprocess.run(["sh", "-n", host.folder / "run" / script], check=True)
-    assert shlex.quote(os.getcwd()) in (host.folder / "run" / "set-up").read_text()
+    assert shlex.quote(os.getcwd()) in (host.folder / "run" / "job").read_text()
 
 
 @pytest.mark.parametrize(
@@ -327,3 +336,36 @@ def test_a_guest_that_does_not_come_up_is_the_kernels_fault_if_it_said_something
     error = guest.not_up(guest.Outcome(None, False, failure), log)
     assert type(error) is kind
     assert failure in str(error)
+
+
+def test_a_command_without_end_is_ended_at_its_limit(host: Host) -> None:
+    started = time.monotonic()
+    status, out, err = host.run("sh", "-c", "echo begun; sleep 60", within_s=1)
+    assert (status, out) == (255, b"begun\n")
+    assert time.monotonic() - started < 10
+    *_, before, last = err.splitlines()
+    assert before == "Linux version 7.3.4"
+    assert last.startswith("dmirror: hang: no end within 1 s, so the guest was ended; its console is in ")
+    assert "says_where 0.5" in (host.folder / "run" / "set-up").read_text()
+
+
+def test_a_hang_that_the_kernel_explains(host: Host) -> None:
+    _, _, err = host.run("sleep", "60", within_s=1, play="stuck")
+    assert re.search(
+        r"hang: no end within 1 s, so the guest was ended; .*soft lockup - CPU#0 stuck for 22s!.*; its", err
+    )
+
+
+def test_a_limit_is_of_the_command_alone(host: Host) -> None:
+    assert host.run("sh", "-c", "exit 7", within_s=5, play="late")[0] == 7
+
+
+def test_an_interrupted_command_takes_its_guest_along(host: Host) -> None:
+    program = RUN.format(run_dir=os.fspath(host.folder / "run"), limit=10, within_s=60)
+    process = host.start(program, "sh", "-c", "echo begun; sleep 60")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT
+    assert host.nothing_left(), host.left()

@@ -9,9 +9,8 @@ from pathlib import Path
 from dmirror import splats
 from dmirror.plugin.stall import STANDS_HERE
 from dmirror.vm import console
-from dmirror.vm.guest import DIED, Outcome, panic
+from dmirror.vm.guest import DIED, STUCK, Outcome, panic
 
-_STUCK = ("soft lockup", "hung task", "RCU stall")
 _SHELL_SIGNAL = 128  # a shell's status for a command that a signal ended, less the signal
 
 
@@ -50,7 +49,7 @@ def _last_line(text: str) -> str:
 
 def _ended(complaints: list[splats.Splat], python_lives: bool, seconds: float, silent: bool) -> tuple[str, str]:
     what = f"no sign of life for {seconds:g} s" if silent else f"no end within {seconds:g} s"
-    stuck = [one for one in complaints if one.kind in _STUCK]
+    stuck = [one for one in complaints if one.kind in STUCK]
     if stuck:
         return "hang", f"{what}, so its guest was ended; {stuck[0].title}"
     if silent or not python_lives:

@@ -85,7 +85,7 @@ def configure(config: pytest.Config) -> None:
             append=option.dmirror_append,
             kaslr=kaslr.wanted(kernel, option.dmirror_kaslr),
             slowdown=kernel.slowdown,
-            kept=tuple(os.fspath(path) for path in (run, *_paths(config))),
+            kept=tuple(map(os.fspath, (run, *_paths(config), *_named(config)))),
         )
         chosen = accelerator.choose(spec.image)
         python_image()
@@ -185,9 +185,13 @@ def _harness() -> str:
 
 def _paths(config: pytest.Config) -> list[Path]:
     """Where the tests stand."""
-    named = [_file(config, argument) for argument in config.args]
-    folders = {path if path.is_dir() else path.parent for path in named if path.exists()}
+    folders = {path if path.is_dir() else path.parent for path in _named(config)}
     return sorted({config.rootpath, *folders})
+
+
+def _named(config: pytest.Config) -> list[Path]:
+    """The files and folders of the command line that are there."""
+    return [path for path in (_file(config, argument) for argument in config.args) if path.exists()]
 
 
 def _file(config: pytest.Config, named: str) -> Path:

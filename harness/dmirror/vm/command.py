@@ -13,7 +13,7 @@ from pathlib import Path
 from dmirror import environment, modules
 from dmirror.errors import CannotRun
 from dmirror.paths import QEMU, ROOT, cache
-from dmirror.vm import accelerator, console
+from dmirror.vm import accelerator, console, visible
 from dmirror.vm.image import PythonImage
 from dmirror.vm.spec import GuestSpec
 
@@ -31,6 +31,9 @@ SECTIONS = "sections-"
 
 TEXT = "text"
 """In a guest's folder, with KASLR: the line of /proc/kallsyms that says where the kernel stands."""
+
+# So long before a command's time is over its guest says where it stands.
+_EARLIER_S = 2.0
 
 _LONGEST_SOCKET = 107  # bytes of its path, unix(7)
 
@@ -136,13 +139,20 @@ def qemu_wrapper(run_dir: Path) -> str:
 
 
 def set_up_script(
-    spec: GuestSpec, run_dir: Path, image: PythonImage | None, *, interactive: bool, as_interpreter: bool
+    spec: GuestSpec,
+    run_dir: Path,
+    image: PythonImage | None,
+    *,
+    interactive: bool,
+    as_interpreter: bool,
+    within_s: float | None,
 ) -> str:
     """What guest-init.sh reads: calls of its functions."""
     kept = {Path.cwd(), ROOT, cache(), Path(sys.prefix), Path(sys.base_prefix), *map(Path, spec.kept)}
-    kept |= {Path(shlex.split(module)[0]).parent for module in spec.modules}
+    kept |= {Path(shlex.split(module)[0]) for module in spec.modules}
+    kept |= {Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder}
     lines = ["stdio=" + ("console" if interactive else "ports")]
-    lines += [shlex.join(["keep", os.fspath(path)]) for path in sorted(kept)]
+    lines += [shlex.join(["keep", os.fspath(path)]) for path in sorted(visible.brought(kept))]
     lines.append(shlex.join(["share", os.fspath(run_dir)]))
     if image is not None:
         lines.append(shlex.join(["overlay_python", *map(os.fspath, image.paths)]))
@@ -152,6 +162,8 @@ def set_up_script(
         load = [shlex.join(["module", *shlex.split(module)]) for module in spec.modules]
         lines += ["modules() {", f"echo {shlex.quote(console.MODULES_FOLLOW)} >/dev/kmsg", *load, "}"]
         lines.append(f"beside {modules.FIFO} modules" if as_interpreter else "modules")
+    if within_s is not None:
+        lines.append(f"says_where {max(within_s - _EARLIER_S, within_s / 2):g}")
     return "\n".join(lines) + "\n"
 
 

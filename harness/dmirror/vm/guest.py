@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from dmirror import splats
 from dmirror.errors import CannotRun, Untestable
 from dmirror.vm import accelerator, command, console
 from dmirror.vm.image import python_image
@@ -29,6 +30,9 @@ AGAIN = "booted-again"
 # What a command returns when the guest died under it; virtme-ng's number for the same.
 DIED = 255
 
+STUCK = ("soft lockup", "hung task", "RCU stall")
+"""Kinds of complaint with which a kernel says why there is no end."""
+
 _FATAL = (signal.SIGABRT, signal.SIGBUS, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 
 
@@ -39,18 +43,21 @@ class Outcome:
     failure: str | None  # in one line, why there is no status
 
 
-def run(spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = False) -> int:
+def run(
+    spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool = False, within_s: float | None = None
+) -> int:
     """Runs a command in a fresh guest with this process's standard streams; returns its exit status.
 
     The guest's root is the host's, read-only; `run_dir` is shared for writing, with the console in
     console.log. With `interactive` the guest's serial console is this terminal. Prints which accelerator was
-    chosen. A guest that died under the command returns 255, its console's last lines on stderr.
+    chosen. A guest that died under the command returns 255, its console's last lines on stderr; so does one that was
+    ended as the command took longer than `within_s`, which is multiplied by the kernel's slowdown.
 
     Raises CannotRun when the guest did not come up within its time or its set-up failed,
     KeyboardInterrupt on Ctrl-C, SystemExit on SIGTERM; the guest has ended then.
     """
     print(accelerator.choose(spec.image), file=sys.stderr, flush=True)
-    outcome = boot(spec, argv, run_dir=run_dir, interactive=interactive)
+    outcome = boot(spec, argv, run_dir=run_dir, interactive=interactive, within_s=within_s)
     for word in console.not_obeyed(run_dir / console.LOG, spec.append):
         print(f"dmirror: {unknown_parameter(word)}", file=sys.stderr, flush=True)
     if outcome.status is not None:
@@ -69,6 +76,7 @@ def boot(
     run_dir: Path,
     interactive: bool = False,
     as_interpreter: bool = False,
+    within_s: float | None = None,
 ) -> Outcome:
     """The same without words. `as_interpreter`: the guest has come up with the command's first byte, and ends
     with standard input. Raises as run() does, but not for a guest that does not come up."""
@@ -76,7 +84,9 @@ def boot(
     with _terminated_by_exception():
         given = b""
         while True:
-            machine = _Machine(spec, argv, run_dir=run_dir, interactive=interactive, as_interpreter=as_interpreter)
+            machine = _Machine(
+                spec, argv, run_dir=run_dir, interactive=interactive, as_interpreter=as_interpreter, within_s=within_s
+            )
             with machine:
                 outcome = machine.serve(given)
             if outcome.came_up or not machine.died_of or (run_dir / AGAIN).exists():
@@ -111,13 +121,21 @@ class _Machine:
     """One QEMU under one virtme-run, and our ends of its ports."""
 
     def __init__(
-        self, spec: GuestSpec, argv: list[str], *, run_dir: Path, interactive: bool, as_interpreter: bool
+        self,
+        spec: GuestSpec,
+        argv: list[str],
+        *,
+        run_dir: Path,
+        interactive: bool,
+        as_interpreter: bool,
+        within_s: float | None,
     ) -> None:
         self._spec = spec
         self._argv = argv
         self._run_dir = run_dir
         self._interactive = interactive
         self._as_interpreter = as_interpreter
+        self._within_s = None if within_s is None else within_s * spec.slowdown
         self._came_up = False
         self._status: int | None = None
         self._failure: str | None = None
@@ -142,7 +160,12 @@ class _Machine:
         (run_dir / "job").write_text(command.job_script(self._spec, self._argv, run_dir, interactive=self._interactive))
         (run_dir / "set-up").write_text(
             command.set_up_script(
-                self._spec, run_dir, image, interactive=self._interactive, as_interpreter=self._as_interpreter
+                self._spec,
+                run_dir,
+                image,
+                interactive=self._interactive,
+                as_interpreter=self._as_interpreter,
+                within_s=self._within_s,
             )
         )
         for name, mib in command.DISKS.items():
@@ -199,7 +222,8 @@ class _Machine:
         """Carries bytes until the command or the guest has ended, or must end. `given` goes before standard input."""
         self.given = given
         seconds = self._spec.limit_s * self._spec.slowdown
-        limit = time.monotonic() + seconds
+        boots_by = time.monotonic() + seconds
+        ends_by: float | None = None
         over = False
 
         def end() -> None:
@@ -207,6 +231,9 @@ class _Machine:
             over = True
 
         def up() -> None:
+            nonlocal ends_by
+            if self._within_s is not None and ends_by is None:
+                ends_by = time.monotonic() + self._within_s
             self._came_up = True
 
         def keep(data: bytes) -> None:
@@ -243,9 +270,10 @@ class _Machine:
                 pump.carry(self._ends["out"].fileno(), 1, at_first=up)
                 pump.carry(self._ends["err"].fileno(), 2)
             while not over:
-                left = None if self._came_up else limit - time.monotonic()
+                limit = ends_by if self._came_up else boots_by
+                left = None if limit is None else limit - time.monotonic()
                 if left is not None and left <= 0:
-                    self._failure = f"not up within {seconds:g} s"
+                    self._failure = self._hang() if self._came_up else f"not up within {seconds:g} s"
                     break
                 pump.step(left)
             # A port's write returns in the guest when the host has taken it: what a command wrote is here by
@@ -258,6 +286,11 @@ class _Machine:
 
     def _complain(self, data: bytes) -> None:
         self._complaints = (self._complaints + data)[-4096:]
+
+    def _hang(self) -> str:
+        said = splats.parse(splats.messages(console.read(self._run_dir / console.LOG)))
+        stuck = [f"; {one.title}" for one in said if one.kind in STUCK]
+        return f"hang: no end within {self._within_s:g} s, so the guest was ended{''.join(stuck[:1])}"
 
     def _why(self) -> str:
         if self._failure is not None:
