@@ -11,8 +11,11 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from dmirror.errors import CannotRun
+
 _COUNTS = Path("/sys/kernel/debug/gcov")
 _FOLDER = "gcov"
+_MEND = "install that of the compiler that built the kernel: it comes with gcc"
 
 Counts = dict[str, dict[str, int]]
 """How often each line was reached, by file, relative to the tree, and number."""
@@ -32,7 +35,11 @@ def bring(folder: Path) -> None:
 
 
 def summed(run: Path, source: Path) -> Counts:
-    """On the host: what all guests of a run brought; only C files, since headers are compiled many times."""
+    """On the host: what all guests of a run brought; only C files, since headers are compiled many times.
+
+    Kernels are built with -O2: a function that ran can have count 0, inlined before the counters were placed.
+    Raises CannotRun where gcov cannot read the counts.
+    """
     total: Counts = defaultdict(lambda: defaultdict(int))
     for file in sorted(run.rglob(f"{_FOLDER}/*.gcda")):
         for name, lines in _read(file):
@@ -53,6 +60,24 @@ def _read(counts: Path) -> list[tuple[str, list[dict[str, int]]]]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(counts, Path(folder, notes.name).with_suffix(".gcda"))
         Path(folder, notes.name).symlink_to(notes)
-        command = ["gcov", "--json-format", "--stdout", os.fspath(Path(folder, notes.name))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [(file["file"], file["lines"]) for file in json.loads(said)["files"]]
+        command = [_command(notes), "--json-format", "--stdout", os.fspath(Path(folder, notes.name))]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Of another release than the compiler it reads the counts all the same, and ends with 3.
+    try:
+        if ended.returncode not in (0, 3):
+            raise ValueError
+        return [(file["file"], file["lines"]) for file in json.loads(ended.stdout)["files"]]
+    except (ValueError, KeyError):
+        reason = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1]
+        raise CannotRun(f"{command[0]} cannot read the counts of {notes}: {reason}", _MEND) from None
+
+
+def _command(notes: Path) -> str:
+    """The gcov of the compiler that wrote these notes, if it is there, or any. Raises CannotRun."""
+    with notes.open("rb") as file:
+        stamp = file.read(8)[:3:-1]  # such as B22*, of 12.2
+    series = f"gcov-{10 * (stamp[0] - ord('A')) + stamp[1] - ord('0')}" if len(stamp) == 4 else "gcov"
+    found = shutil.which(series) or shutil.which("gcov")
+    if found is None:
+        raise CannotRun(f"no {series} and no gcov found", _MEND)
+    return found

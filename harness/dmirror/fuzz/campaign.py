@@ -175,7 +175,11 @@ class Campaign:
     def _cover(self, source: Path) -> None:
         """Now and then, how much of the kernel was reached; nothing, where it does not count that."""
         while not self._over.wait(COVER_S):
-            counts = gcov.summed(self.folder, source)
+            try:
+                counts = gcov.summed(self.folder, source)
+            except CannotRun as error:
+                self._errors.append(error)  # said when all is done: what is found stays what it is
+                return
             self.progress.reached = {name: (gcov.reached(lines), len(lines)) for name, lines in counts.items()}
 
     def _ends(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmirror import gcov
+from dmirror.errors import CannotRun
 
 _REPORT = "coverage.json"
 
@@ -31,7 +32,11 @@ class Table:
         self._source = source
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        counts = gcov.summed(self._run, self._source)
+        try:
+            counts = gcov.summed(self._run, self._source)
+        except CannotRun as error:
+            terminalreporter.line(f"no table of the lines that were reached: {error}", red=True)
+            return
         if not counts:
             return
         (self._run / _REPORT).write_text(json.dumps(counts, indent=1))
@@ -39,3 +44,6 @@ class Table:
         for file, lines in sorted(counts.items()):
             reached = gcov.reached(lines)
             terminalreporter.line(f"{reached:6} of {len(lines):6}  {reached / len(lines):4.0%}  {file}")
+        terminalreporter.line(
+            "Lines of a function that was inlined (-O2) can have count 0 though it ran: 0 is not proof."
+        )
