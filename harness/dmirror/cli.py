@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from dmirror import environment, results, session, streams, trial
+from dmirror import __version__, environment, results, session, streams, trial
 from dmirror.errors import CannotRun, Untestable
 from dmirror.kernel import Kernel, base, build_peer, driver_module, kaslr, prepare, refresh
 from dmirror.paths import GUEST_TESTS, INSTALLED, ROOT
@@ -464,6 +464,20 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _completion(args: argparse.Namespace) -> int:
+    from dmirror import manual
+
+    print(manual.completion(_parser(), args.shell))
+    return 0
+
+
+def _man(args: argparse.Namespace) -> int:
+    from dmirror import manual
+
+    print(manual.page(_parser(), __version__), end="")
+    return 0
+
+
 def _add_test_options(test: argparse.ArgumentParser) -> None:
     test.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of them, as pytest -k")
     test.add_argument("--guests", metavar="N", help="how many guests at once (default: as many as fit)")
@@ -507,6 +521,7 @@ def _add_fuzz_options(fuzz: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915  (one for each)
     parser = argparse.ArgumentParser(prog="dmirror", description="A test driver for HMM, and the harness that runs it.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
@@ -578,6 +593,9 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915  (one for each)
     _add_fuzz_options(add("fuzz", _fuzz, "random scenarios on a kernel against what the model says of them"))
     fetch = add("fetch", _fetch, "look for a newer version of a known kernel, and fetch it")
     fetch.add_argument("--kernel", metavar="SERIES", help="a known one (default: the newest stable series)")
+    completion = add("completion", _completion, "a script with which a shell completes verbs, options and files")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    add("man", _man, "the manual page: dmirror man | man -l -")
     return parser
 
 
