@@ -90,7 +90,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     guest = SimpleNamespace(build=tmp_path, measured=None, ending=0)
 
-    def run(spec: object, argv: list[str], *, run_dir: Path) -> int:
+    def run(spec: object, argv: list[str], *, run_dir: Path, within_s: float) -> int:
         if guest.measured is not None:
             Path(argv[argv.index("dmirror.bench") + 1]).write_text(json.dumps(guest.measured))
         if isinstance(guest.ending, BaseException):
