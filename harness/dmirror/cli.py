@@ -605,6 +605,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         status: int = args.function(args)
+        sys.stdout.flush()
     except CannotRun as error:
         print(f"dmirror: {error}", file=sys.stderr)
         if bisecting:

@@ -19,7 +19,15 @@ from dmirror.paths import ROOT
 
 RIGHT = 'scenario "x"\nregion buf: anonymous 1 page\nCPU reads buf\n'
 WRONG = RIGHT + "A migrates nowhere to devise\n"
-VERBS = ("check {wrong}", "fmt --check {wrong}", "run --model {right}", "--help", "series --help", "contracts")
+VERBS = (
+    "check {wrong}",
+    "fmt --check {wrong}",
+    "run --model {right}",
+    "--help",
+    "series --help",
+    "contracts",
+    "completion bash",
+)
 
 
 @contextmanager
