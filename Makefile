@@ -21,8 +21,9 @@ export KERNEL KDIR KBUILD FLAVOUR APPEND DRIVER T TORTURE SEED TIMES RANDOM HTML
 
 # A value reaches the command as one word, whatever is in it.
 options = $(if $(KERNEL),--kernel "$$KERNEL") $(if $(KDIR),--kdir "$$KDIR") $(if $(KBUILD),--kbuild "$$KBUILD") \
-	$(if $(FLAVOUR),--flavour "$$FLAVOUR") $(addprefix --config=,$(CONFIG)) $(if $(LLVM),--make "LLVM=$$LLVM") \
-	$(if $(filter-out default,$(origin CC)),--make "CC=$(CC)")
+	$(if $(FLAVOUR),--flavour "$$FLAVOUR") $(build)
+build = $(foreach option,$(CONFIG),--config='$(subst ','\'',$(option))') $(if $(LLVM),--make "LLVM=$$LLVM") \
+	$(if $(filter command line,$(origin CC)),--make 'CC=$(subst ','\'',$(CC))')
 guest = $(options) $(if $(KASLR),--kaslr) $(if $(APPEND),--append="$$APPEND") $(if $(DRIVER),--driver "$$DRIVER")
 
 limit = $(if $(LIMIT),--limit "$$LIMIT")
@@ -50,7 +51,7 @@ report: setup
 	@$(DMIRROR) report $(if $(HTML),--html "$$HTML") $(if $(JUNIT),--junit "$$JUNIT") $(if $(KTAP),--ktap "$$KTAP")
 
 matrix: setup
-	@$(DMIRROR) matrix $(if $(KERNELS),--kernels "$$KERNELS") $(if $(FLAVOURS),--flavours "$$FLAVOURS") \
+	@$(DMIRROR) matrix $(build) $(if $(KERNELS),--kernels "$$KERNELS") $(if $(FLAVOURS),--flavours "$$FLAVOURS") \
 		$(if $(DRIVERS),--drivers "$$DRIVERS") $(if $(T),-k "$$T") $(if $(GUESTS),--guests "$$GUESTS") \
 		$(if $(RESUME),--resume $(if $(filter-out 1,$(RESUME)),"$$RESUME")) $(if $(HTML),--html "$$HTML") \
 		$(if $(APPEND),--append="$$APPEND") $(if $(KASLR),--kaslr)

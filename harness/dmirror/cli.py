@@ -49,7 +49,7 @@ def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
     _add_build_options(which)
 
 
-def _add_build_options(group: argparse._ArgumentGroup) -> None:
+def _add_build_options(group: argparse._ActionsContainer) -> None:
     over = "an option over the flavour's, or CONFIG_X=n; repeatable"
     group.add_argument("--config", metavar="CONFIG_X=y", action="append", default=[], help=over)
     told = "what make is told for kernel and module, such as LLVM=1 or CC=gcc-12; repeatable"
@@ -258,7 +258,7 @@ def _test(args: argparse.Namespace) -> int:
     environment.refuse_for_sessions()
     kernel = _prepare(args)
     driver_module(kernel, args.driver)
-    options = [*_guest_options(args), "--dmirror-fail-on-empty"]
+    options = _guest_options(args)
     if args.kdir is None and args.kbuild is None:
         options.append(f"--dmirror-kernel={args.kernel or _default_kernel()}")
     else:
@@ -272,17 +272,23 @@ def _test(args: argparse.Namespace) -> int:
         options.append(f"--count={args.times}")
     if args.bisect:
         return _bisect(args, kernel, options)
+    options.append("--dmirror-fail-on-empty")
     host, device = _sessions(args, _pytest(args, "tests/host"), _pytest(args, *GUEST_TESTS, *options))
     if streams.GONE in (host, device):
         return streams.GONE
     if device == trial.ALL_SKIPPED:
         print("dmirror: nothing was tested: every device test was skipped, for the reasons above", file=sys.stderr)
-        device = 2 if args.fail_on_empty else 0
+        device = 0
+        empty = True
+    else:
+        empty = device == trial.NO_TESTS
     if not {host, device} <= {0, 1, trial.NO_TESTS}:
         return 2
     if host == device == trial.NO_TESTS:
         raise CannotRun(f"no test matches {args.expression!r}", "make test T= takes an expression of pytest -k")
-    return 1 if 1 in (host, device) else 0
+    if 1 in (host, device):
+        return 1
+    return 2 if empty and args.fail_on_empty else 0
 
 
 def _sessions(args: argparse.Namespace, host: list[str], device: list[str]) -> tuple[int, int]:
@@ -412,7 +418,7 @@ def _matrix(args: argparse.Namespace) -> int:
     from dmirror.screen import screen
 
     more = {"expression": args.expression or "", "append": args.append, "kaslr": args.kaslr}
-    more["pytest"] = tuple(args.pytest)
+    more |= {"config": tuple(args.config), "make": tuple(args.make), "pytest": tuple(args.pytest)}
     wanted = matrix.plan(args.kernels, args.flavours, args.drivers, memory_mib=args.memory, **more)
     if args.resume is None:
         folder = runs.new(matrix.KIND)
@@ -485,7 +491,7 @@ def _add_test_options(test: argparse.ArgumentParser) -> None:
     test.add_argument("--times", metavar="N", type=int, help="how often each device test runs (default: once)")
     test.add_argument("--random", metavar="SEED", type=int, help="the device tests in a random order, this one")
     test.add_argument("--seed", metavar="N", help="where its random choices begin, as a failure reports it")
-    test.add_argument("--fail-on-empty", action="store_true", help="end with 2 where every device test was skipped")
+    test.add_argument("--fail-on-empty", action="store_true", help="end with 2 where no device test ran")
     test.add_argument("--bisect", action="store_true", help="for `git bisect run`: its exit statuses, no host tests")
     test.add_argument("pytest", nargs="*", metavar="-- ARGS", help="more arguments for pytest")
 
@@ -571,6 +577,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915  (one for each)
     many = add("matrix", _matrix, "the host tests, then the device tests on kernels x flavours x drivers, side by side")
     many.add_argument("--kernels", metavar="LIST", default="all", help="such as 6.1,7.2 or ./linux (default: all)")
     many.add_argument("--flavours", metavar="LIST", default="default", help="such as default,debug, or all")
+    _add_build_options(many)
     many.add_argument("--drivers", metavar="LIST", default="dmirror", help="dmirror,test_hmm, or all")
     many.add_argument("-k", dest="expression", metavar="EXPRESSION", help="a part of the tests, as pytest -k")
     many.add_argument("--guests", metavar="N", type=_guests, help="how many at once (default: auto, as many as fit)")

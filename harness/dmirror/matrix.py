@@ -53,6 +53,8 @@ class Plan:
     memory_mib: int = MEMORY_MIB
     append: str = ""
     kaslr: bool = False
+    config: tuple[str, ...] = ()
+    make: tuple[str, ...] = ()
     pytest: tuple[str, ...] = ()  # more of its arguments
 
     def cells(self) -> list[Cell]:
@@ -111,6 +113,7 @@ def commands(wanted: Plan) -> Commands:
     def build(cell: Cell) -> list[str]:
         which = "--kdir" if cell.is_tree else "--kernel"
         options = [which, cell.kernel, "--flavour", cell.flavour, "--driver", cell.driver]
+        options += [f"--config={line}" for line in wanted.config] + [f"--make={word}" for word in wanted.make]
         return [sys.executable, "-m", "dmirror", "build", *options]
 
     def test(row: Row) -> list[str]:
@@ -127,6 +130,8 @@ def commands(wanted: Plan) -> Commands:
         }
         words = [f"--dmirror-{name}={value}" for name, value in options.items()]
         words += ["--dmirror-kaslr"] if wanted.kaslr else []
+        words += [f"--dmirror-config={line}" for line in wanted.config]
+        words += [f"--dmirror-make={word}" for word in wanted.make]
         return [*pytest, *GUEST_TESTS, *words, *selection, *wanted.pytest]
 
     return Commands([*pytest, "tests/host", *selection, *wanted.pytest], build, test)
@@ -260,7 +265,7 @@ def recall(folder: Path) -> Plan:
         words: dict[str, Any] = json.loads((folder / NAME).read_text())["plan"]
     except (OSError, ValueError, KeyError) as error:
         raise CannotRun(f"{folder} holds no matrix", "dmirror matrix begins one") from error
-    lists = {name: tuple(words[name]) for name in ("kernels", "flavours", "drivers", "pytest")}
+    lists = {name: tuple(words[name]) for name in ("kernels", "flavours", "drivers", "config", "make", "pytest")}
     return Plan(**words | lists)
 
 

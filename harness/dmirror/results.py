@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from dmirror.paths import cache
 PASSED, FAILED, DEFECT, SKIPPED = "passed", "failed", "defect", "skipped"
 """`defect`: an expected failure, which says what the kernel does not keep."""
 
+
+# In the name of a file, which may have 255 bytes.
+_LONGEST_FLAVOUR = 100
 
 CAUSES = ("assertion", "kernel", "crash", "hang", "timeout", "harness")
 """Of a failure. The test itself failed; the kernel complained during it; its guest died; its guest said nothing any
@@ -70,7 +74,11 @@ class Results:
 
     @property
     def _file(self) -> Path:
-        return _folder() / f"{self.kernel}-{self.flavour}-{self.driver}.json".replace("/", "_")
+        flavour = self.flavour
+        if len(flavour) > _LONGEST_FLAVOUR or "/" in flavour:  # of many options, or of a compiler's path
+            digest = hashlib.sha256(flavour.encode()).hexdigest()[:12]
+            flavour = f"{flavour[:_LONGEST_FLAVOUR].replace('/', '_')}-{digest}"
+        return _folder() / f"{self.kernel}-{flavour}-{self.driver}.json".replace("/", "_")
 
     def add(self) -> None:
         """Put these verdicts over what is kept of the same kernel and driver."""

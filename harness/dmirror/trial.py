@@ -68,9 +68,14 @@ def verdicts(status: int, folder: Path, *, expression: str | None, guest: Callab
         if guest() != 0:
             raise Untestable("boot", "a guest died under a command that does nothing", "its console is named above")
         raise CannotRun(f"the device tests could not run, pytest's status is {status}", f"their run is {folder}")
-    found = journal.load(folder).tests  # none were left to run where a run goes on that had them all
+    try:
+        found = journal.load(folder).tests  # none were left to run where a run goes on that had them all
+    except FileNotFoundError:
+        found = {}
     if not found:
         raise CannotRun(f"no device test matches {expression!r}", "-k takes an expression of pytest -k")
+    if status == 1 and all(verdict.outcome != FAILED for verdict in found.values()):
+        raise CannotRun(f"pytest says that a test failed, and the record in {folder} does not say which", "try again")
     failed = {test: verdict for test, verdict in found.items() if verdict.outcome == FAILED}
     if failed and all(verdict.cause == "harness" for verdict in failed.values()):
         (folder / journal.NAME).unlink()  # nor would a run that goes on try them again

@@ -128,9 +128,11 @@ def use_our_settings(folder: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _our_settings(request: pytest.FixtureRequest) -> None:
+def _our_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pytester" in request.fixturenames:
         use_our_settings(request.getfixturevalue("pytester").path)
+        # A session of its own, also where this one is a worker's.
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
 @pytest.fixture

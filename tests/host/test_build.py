@@ -177,7 +177,7 @@ def test_too_little_room_is_said_before_anything_is_done(tmp_path: Path) -> None
 
 
 def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("make", "ld", "bc", "perl", "gzip", "bison"):
+    for name in ("make", "ld", "objcopy", "bc", "perl", "gzip", "bison"):
         (tmp_path / name).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match=r"gcc, flex not found; apt-get install .* gcc flex$"):
@@ -187,24 +187,24 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
-        (("LLVM=1",), "clang lld"),
-        (("LLVM=-16",), "clang-16 lld-16"),
+        (("LLVM=1",), "clang lld llvm"),
+        (("LLVM=-16",), "clang-16 lld-16 llvm-16"),
         (("CC=clang",), "clang"),
         (("CC=gcc-13", "W=1"), "gcc-13"),
-        (("LLVM=1", "LD=ld"), "clang"),
+        (("LLVM=1", "LD=ld"), "clang llvm"),
     ],
 )
 def test_a_toolchain_of_choice_is_looked_for_by_its_own_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], packages: str
 ) -> None:
-    for name in ("make", "gcc", "ld", "flex", "bc", "perl", "gzip", "bison"):
+    for name in ("make", "gcc", "ld", "objcopy", "flex", "bc", "perl", "gzip", "bison"):
         (tmp_path / name).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match=rf"not found; apt-get install [-\w ]* {packages}$"):
         tools.Toolchain(words).check()
 
 
-@pytest.mark.parametrize("word", ["LLVM", "=1", "O=/tmp", "ARCH=arm64", "a b=1"])
+@pytest.mark.parametrize("word", ["LLVM", "=1", "O=/tmp", "ARCH=arm64", "a b=1", "CC=", "CC=ccache gcc"])
 def test_a_word_that_is_not_for_make_is_refused(word: str) -> None:
     with pytest.raises(CannotRun, match=f"--make {word} "):
         tools.Toolchain((word,))
@@ -223,6 +223,7 @@ def test_a_toolchain_of_choice_builds_kernel_and_modules(tree: Path, tmp_path: P
     assert prepare(kdir=tree, words=[word]) == own
     compiler.write_text(compiler.read_text().replace("mine 3", "mine 4"))
     assert prepare(kdir=tree, words=[word]).key != own.key
+    assert prepare(kdir=tree, words=["KCFLAGS=-O1"]).key != usual.key
 
 
 def test_nothing_that_our_make_was_given_reaches_kbuild(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,12 +53,14 @@ def test_a_flavour_is_base_overridden_by_its_own_fragment(fragments: Path) -> No
 
 
 def test_what_is_given_is_over_base_and_flavour_and_verified_like_them(fragments: Path, tree: Path) -> None:
-    wanted = config.options("default", fragments, given=("CONFIG_ZONE_DEVICE=n", "CONFIG_TUNED=y"))
+    wanted = config.options("default", fragments, given=("CONFIG_B=n", "CONFIG_TUNED=y"))
     merged = {option.name: option.value for option in wanted}
-    assert merged["ZONE_DEVICE"] == "n"
+    assert merged["B"] == "n"
     assert merged["TUNED"] == "y"
     with pytest.raises(CannotRun, match=r"--config CONFIG_TUNED=y: CONFIG_TUNED=y did not take"):
         config.verify([option for option in wanted if option.name == "TUNED"], {}, Kconfig(tree))
+    with pytest.raises(CannotRun, match="--config CONFIG_DEVICE_PRIVATE=n: y is needed by the driver"):
+        config.options("default", fragments, given=("CONFIG_DEVICE_PRIVATE=n",))
     for line in ("ZONE_DEVICE=n", "# a comment"):
         with pytest.raises(CannotRun, match=f"--config {line}: .* is not an option; write CONFIG_NAME=value"):
             config.options("default", fragments, given=(line,))

@@ -92,13 +92,21 @@ def test_a_test_is_found_by_its_contract(pytester: pytest.Pytester) -> None:
 def test_what_guests_collect_is_chosen_by_file_and_function(pytester: pytest.Pytester) -> None:
     one = "import pytest\n@pytest.mark.parametrize('n', [1, 2])\ndef test_one(n): pass\ndef test_two(): pass"
     pytester.makepyfile(test_first=one, test_second="class TestOf:\n def test_one(self): pass", test_third="x = 1")
-    for expression, tests in (
-        ("one", ["test_first.py::test_one", "test_second.py::TestOf::test_one"]),
-        ("three", []),
-    ):
-        arguments = SimpleNamespace(args=("-v", "-k", expression, "--count=3"))
-        config = cast("pytest.Config", SimpleNamespace(invocation_params=arguments))
-        assert guests._Chosen(config).tests == tests
+
+    def chosen(*arguments: str) -> list[str]:
+        given = SimpleNamespace(args=("-v", *arguments, "--count=3"))
+        return guests._Chosen(cast("pytest.Config", SimpleNamespace(invocation_params=given))).tests
+
+    assert chosen("-k", "one") == ["test_first.py::test_one", "test_second.py::TestOf::test_one"]
+    assert chosen("test_first.py::test_two") == ["test_first.py::test_two"]
+    with pytest.raises(pytest.exit.Exception, match="no tests collected") as ended:
+        chosen("-k", "three")
+    assert ended.value.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    with pytest.raises(pytest.exit.Exception, match=r"not found: .*test_first\.py::nope") as ended:
+        chosen("test_first.py::nope")
+    assert ended.value.returncode == pytest.ExitCode.USAGE_ERROR
+    pytester.makepyfile(test_fourth="import none_such")
+    assert chosen("-k", "one") == []
 
 
 def test_a_run_goes_on_with_the_build_that_it_began_with(tmp_path: Path) -> None:

@@ -73,12 +73,14 @@ DIE = "os._exit(0)"
     [
         ("", DIE, "", "harness: "),
         ("", "", DIE, "harness: "),
-        ("", "pytest.exit('enough', returncode=3)", "", "harness: "),
+        ("", "pytest.exit('enough', returncode=3)", "", "harness: .*its session ended with status 3"),
+        ("", "pytest.exit('enough')", "", "harness: .*its session ended with status 2"),
         (of_last("runtest_logreport", RAISE), "", "", "harness: .* error: .*ValueError: of a hook"),
         (of_last("runtest_logreport", "if report.when == 'teardown': " + RAISE), "", "", "ValueError: of a hook"),
         (of_last("runtest_logreport", "if report.when == 'teardown': " + DIE), "", "", "harness: "),
         (of_last("report_to_serializable", RAISE), "assert False", "", "harness: .* error: .*ValueError: of a hook"),
         (hook("sessionfinish", RAISE), "", "", "after the test had ended"),
+        (hook("sessionfinish", "raise SystemExit(3)"), "", "", "after the test had ended"),
         (hook("sessionfinish", DIE), "", "", "after the test had ended"),
         (
             "def pytest_runtest_protocol(item):\n    return True if worker and 'last' in item.name else None\n",
@@ -91,11 +93,13 @@ DIE = "os._exit(0)"
         "dies",
         "dies-in-teardown",
         "exits",
+        "exits-without-a-status",
         "raises",
         "raises-at-the-last-report",
         "dies-at-the-last-report",
         "raises-while-sending",
         "raises-at-the-end",
+        "exits-at-the-end",
         "dies-at-the-end",
         "runs-without-a-report",
     ],
@@ -133,7 +137,63 @@ def test_what_the_host_cannot_go_on_with_leaves_no_verdict(pytester: pytest.Pyte
     assert not any("test_last" in file.read_text() for file in kept)
 
 
-@pytest.mark.parametrize("value", ["-3_000_000_000", "object()", "{1: -2**40}", "3.5", "'text'", "2**70"])
+def session(pytester: pytest.Pytester, *options: str, **files: str) -> tuple[int, journal.Run, str]:
+    """Its status, its record, and what it said."""
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(**files)
+    result = pytester.runpytest_subprocess(*WORKER, *options)
+    return int(result.ret), journal.load(pytester.path / "run"), result.stdout.str()
+
+
+def test_a_file_that_cannot_be_collected_has_a_verdict_and_is_not_skipped(pytester: pytest.Pytester) -> None:
+    skips = "import pytest\ndef test_skips(): pytest.skip('a')\n"
+    status, run, said = session(pytester, "--dmirror-fail-on-empty", test_bad="import none_such", test_it=skips)
+    assert status == pytest.ExitCode.TESTS_FAILED, said
+    assert "nothing was tested" not in said
+    (bad,) = [verdict for test, verdict in run.tests.items() if "::" not in test]
+    assert (bad.outcome, bad.cause) == (FAILED, "harness")
+    assert "No module named 'none_such'" in bad.text
+
+
+def test_a_run_that_goes_on_with_other_tests_plans_them_too(pytester: pytest.Pytester) -> None:
+    status, run, _ = session(pytester, test_it="def test_a(): pass\ndef test_b(): pass\n")
+    assert (status, run.planned, run.ended is not None) == (0, 2, True)
+    again = CONFTEST.replace("folder.mkdir()", "").replace("Run(folder, subject, 0.0)", "load(folder)")
+    pytester.makeconftest(again.replace("import Run, Subject", "import load, Subject"))
+    pytester.makepyfile(test_it="def test_c(): raise KeyboardInterrupt\ndef test_d(): pass\n")
+    pytester.runpytest_subprocess(*WORKER, "-x")
+    run = journal.load(pytester.path / "run")
+    assert run.planned == 4
+    assert run.ended is None
+
+
+def test_a_test_that_is_only_set_up_has_not_passed(pytester: pytest.Pytester) -> None:
+    status, run, _ = session(pytester, "--setup-only", test_it="def test_a(): pass\n")
+    assert status != 0
+    assert [verdict.outcome for verdict in run.tests.values()] == [FAILED]
+
+
+def test_a_session_without_a_test_is_no_run(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_it="def test_a(): pass\n")
+    result = pytester.runpytest_subprocess(*WORKER, "-k", "typo")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert not (pytester.path / "run" / journal.NAME).exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "-3_000_000_000",
+        "object()",
+        "{1: -2**40}",
+        "3.5",
+        "'text'",
+        "2**70",
+        "chr(0xd800)",
+        "type('S', (str,), {})('s')",
+    ],
+)
 def test_whatever_a_test_records_reaches_the_host(pytester: pytest.Pytester, value: str) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_it=TESTS.format(body=f"record_property('drift_ns', {value})", teardown="pass"))

@@ -80,7 +80,7 @@ def build(source: Source, flavour: str, wanted: Sequence[Option], toolchain: too
         image=folder / _IMAGE,
         identity=stamp.identity,
         config=stamp.config,
-        key=_digest(stamp.identity, stamp.config, stamp.compiler),
+        key=_digest(stamp.identity, stamp.config, stamp.compiler, *toolchain.words),
         toolchain=toolchain,
         slowdown=flavours.slowdown(config.read_config(folder / ".config")),
     )
@@ -101,8 +101,9 @@ def use(folder: Path, toolchain: tools.Toolchain) -> Kernel:
             raise CannotRun(f"{name} is not a built kernel: it has no {part}", mend)
     given = config.read_config(folder / ".config")
     config.check_built(given, where=f"{name}/.config")
-    if not toolchain.words and "CC_IS_CLANG" in given:  # modules need what the kernel was built with
-        toolchain = tools.Toolchain(("LLVM=1",) if "LD_IS_LLD" in given else ("CC=clang",))
+    if "CC_IS_CLANG" in given and not toolchain.is_chosen:  # modules need what the kernel was built with
+        clang = "LLVM=1" if "LD_IS_LLD" in given else "CC=clang"
+        toolchain = tools.Toolchain((clang, *toolchain.words))
     tree = source_of(folder)
     release = (folder / "include/config/kernel.release").read_text().strip()
     status = (folder / _IMAGE).stat()
@@ -119,7 +120,7 @@ def use(folder: Path, toolchain: tools.Toolchain) -> Kernel:
         image=folder / _IMAGE,
         identity=_digest(image, symvers),
         config=options,
-        key=_digest(str(folder), image, symvers, options, toolchain.identity()),
+        key=_digest(str(folder), image, symvers, options, toolchain.identity(), *toolchain.words),
         toolchain=toolchain,
         slowdown=flavours.slowdown(given),
     )

@@ -57,7 +57,10 @@ def options(flavour: str, folder: Path = _FRAGMENTS, *, given: Sequence[str] = (
     merged = {option.name: option for option in read_fragment(folder / "base.config")}
     if own.exists():
         merged |= {option.name: option for option in read_fragment(own)}
-    merged |= {option.name: option for option in (_option(line, f"--config {line}") for line in given)}
+    of_given = [_option(line, f"--config {line}") for line in given]
+    if of_given:
+        _check_needed(of_given)
+    merged |= {option.name: option for option in of_given}
     return tuple(merged.values())
 
 
@@ -69,6 +72,17 @@ def read_fragment(path: Path) -> list[Option]:
         for number, line in lines
         if line and (not line.startswith("#") or _UNSET.match(line))
     ]
+
+
+def _check_needed(given: Sequence[Option]) -> None:
+    """Raise CannotRun where what is given is not as it is needed: the kernel would be built and not boot."""
+    needed = {option.name: option for option in read_fragment(_FRAGMENTS / "required.config")}
+    for option in given:
+        other = needed.get(option.name)
+        if other and other.value != option.value:
+            raise CannotRun(
+                f"{option.where}: {other.value} is needed by the {other.remark}", f"leave out {option.name}"
+            )
 
 
 def _option(line: str, where: str) -> Option:

@@ -24,13 +24,24 @@ _COMMANDS = {
     "gzip": "gzip",
 }
 # What kbuild is told by us alone.
-_OURS = ("O", "M", "KDIR", "KBUILD_OUTPUT", "KCONFIG_ALLCONFIG", "ARCH")
+_OURS = (
+    "ARCH",
+    "CROSS_COMPILE",
+    "KBUILD_EXTMOD",
+    "KBUILD_OUTPUT",
+    "KCONFIG_ALLCONFIG",
+    "KCONFIG_CONFIG",
+    "KDIR",
+    "M",
+    "MO",
+    "O",
+)
 _HEADERS = {"gelf.h": "libelf-dev", "openssl/evp.h": "libssl-dev"}
 _UNPACKERS = {"xz": "xz-utils", "dpkg-deb": "dpkg", "tar": "tar"}
 
 # What `make test KDIR=... T=...` or the user's shell would otherwise pass on to kbuild.
 _NOT_KBUILDS = re.compile(
-    r"MAKE.*|MFLAGS|GNUMAKEFLAGS|KERNEL|KDIR|KBUILD.*|KCONFIG_.*|FLAVOUR|DRIVER|APPEND|[TOMVWC]|CF|OUT|LOCALVERSION"
+    r"MAKE.*|MFLAGS|GNUMAKEFLAGS|KERNEL|KDIR|CONFIG|KASLR|KBUILD.*|KCONFIG_.*|FLAVOUR|DRIVER|APPEND|[TOMVWC]|CF|OUT|LOCALVERSION"
     r"|ARCH|SUBARCH|SRCARCH|CROSS_COMPILE|LLVM|LLVM_IAS|CC|CPP|LD|AR|NM|K?CFLAGS.*|K?AFLAGS.*|K?CPPFLAGS|LDFLAGS.*"
     r"|HOSTCC|HOSTCFLAGS|HOSTLDFLAGS|INSTALL_.*"
 )
@@ -68,12 +79,15 @@ class Toolchain:
             name, equals, _ = word.partition("=")
             if not equals or not name.isidentifier():
                 raise CannotRun(f"--make {word} sets no variable of make's", "write NAME=VALUE, such as LLVM=1")
+            if (name in ("CC", "LD") and len(word.split()) != 1) or word.endswith("="):
+                raise CannotRun(f"--make {word} names no one command", "give that alone; ccache is used by itself")
             if name in _OURS:
                 raise CannotRun(f"--make {word} is not yours to choose", f"leave out {name}")
 
     def check(self) -> None:
         """Raise CannotRun naming the packages of the tools and headers that are missing."""
-        commands = {**_COMMANDS, self._compiler: _package(self._compiler), self._linker: _package(self._linker)}
+        own = (self._compiler, self._linker, self._tool(clang="llvm-objcopy", gnu="objcopy"))
+        commands = _COMMANDS | {command: _package(command) for command in own}
         missing = {package: command for command, package in commands.items() if shutil.which(command) is None}
         if shutil.which("gcc"):
             missing |= {package: header for header, package in _HEADERS.items() if not _has_header(header)}
@@ -97,6 +111,11 @@ class Toolchain:
         return [f"CC=ccache {self._compiler}"], {**settings, "CCACHE_NOHASHDIR": "1"}
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether a word names the compiler."""
+        return bool(self._value("CC") or self._value("LLVM"))
+
+    @property
     def _compiler(self) -> str:
         return self._value("CC") or self._tool(clang="clang", gnu="gcc")
 
@@ -117,9 +136,13 @@ class Toolchain:
         return values[-1] if values else ""
 
 
+# The package of a command that begins so; a suffix of the one is a suffix of the other.
+_PROGRAMS = {"clang": "clang", "ld.lld": "lld", "llvm-objcopy": "llvm", "ld": "binutils", "objcopy": "binutils"}
+
+
 def _package(command: str) -> str:
     name = Path(command).name
-    for start, package in (("clang", "clang"), ("ld.lld", "lld"), ("ld", "binutils")):
+    for start, package in _PROGRAMS.items():
         if name.startswith(start):
             suffix = name.removeprefix(start)
             return package if package == "binutils" else package + suffix

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 # What xdist says of a worker whose channel ended without a word (WorkerController.process_from_remote).
 _LOST = "Not properly terminated"
+# How the session in a guest ends that has run what it was given.
+_WHOLE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 # Guests in a row that died before their first test: after so many the next will die too.
 _MOST_STILLBORN = 2
 
@@ -298,6 +300,7 @@ class Guests:
         try:
             return (yield)
         except (EOFError, OSError) as error:
+            _raise_of_the_system(error)
             pytest.exit(f"no guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
 
     @pytest.hookimpl(wrapper=True)
@@ -305,6 +308,7 @@ class Guests:
         try:
             ran = yield
         except (EOFError, OSError) as error:
+            _raise_of_the_system(error)
             pytest.exit(f"no further guest: {error or 'its interpreter ended'}; the reason is above", returncode=2)
         self._report_late_deaths()
         return ran
@@ -317,11 +321,15 @@ class Guests:
                 self._mourn(guest, guest.last, report)
                 self._config.hook.pytest_runtest_logreport(report=report)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         self._over.set()
+        self._report_late_deaths()  # of a session that stopped early
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         append = self._config.option.dmirror_append
+        if not append:
+            return
         logs = (guest.folder / console.LOG for guest in self._guests.values())
         for word in dict.fromkeys(word for log in logs for word in console.not_obeyed(log, append)):
             terminalreporter.line(unknown_parameter(word), yellow=True)
@@ -359,14 +367,14 @@ class Guests:
 
     @staticmethod
     def _heard(guest: _Guest, name: str, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """An event as xdist should see it: a session that ended by an error, or during a test, has died. Of the former
-        xdist only prints the text, and fails no test; the latter it does not expect."""
+        """An event as xdist should see it. Of a session that ended by an error it only prints the text, and fails no
+        test; one that ended before its tests it does not expect. Both have died."""
         if name == "internal_error":
             name, details = "errordown", {"node": guest.node, "error": details["formatted_error"]}
-        elif name == "workerfinished" and guest.test is not None:
+        elif name == "workerfinished":
             status = guest.node.workeroutput["exitstatus"]
-            if status != pytest.ExitCode.INTERRUPTED:  # that one it does
-                name, details = "errordown", {"node": guest.node, "error": f"the session ended with status {status}"}
+            if guest.test is not None or status not in _WHOLE:
+                name, details = "errordown", {"node": guest.node, "error": f"its session ended with status {status}"}
         guest.down = name in ("errordown", "workerfinished")
         if name == "errordown":
             guest.died = True
@@ -403,10 +411,11 @@ class Guests:
         while not self._over.wait(0.2):
             now = time.monotonic()
             for guest in list(self._guests.values()):
-                if guest.ends_by is None:
+                ends_by = guest.ends_by  # the receiver thread may change it
+                if ends_by is None:
                     continue
                 guest.silent = guest.allowed_s > self._silence_s and _silence(guest) > self._silence_s
-                if guest.silent or now > guest.ends_by:
+                if guest.silent or now > ends_by:
                     guest.ends_by = None
                     guest.out_of_time = guest.test or (f"what follows {guest.last}" if guest.last else "collection")
                     _end(guest.pid)
@@ -480,6 +489,12 @@ class Guests:
 def _report_of(test: str) -> pytest.TestReport:
     path, _, name = test.partition("::")
     return pytest.TestReport(test, (path, None, name.replace("::", ".")), {}, "failed", None, "call")
+
+
+def _raise_of_the_system(error: OSError | EOFError) -> None:
+    """What execnet raises of a channel that has gone has no number; a full disk's error has one, and is another."""
+    if getattr(error, "errno", None) is not None:
+        raise error
 
 
 def _limits(folder: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ import pytest
 from _pytest.junitxml import xml_key
 
 from dmirror import timeline
-from dmirror.journal import Journal, Run
+from dmirror.journal import NAME, Journal, Run
 from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
 from dmirror.trial import ALL_SKIPPED
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 
 _AGAIN = f"guest-*/{AGAIN}"
+# Of a session that came to its end, and of one of which no test was there.
+_WHOLE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+_NOT_THERE = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 # Of the tests without a verdict, so many are named.
 _NAMED = 10
 
@@ -42,6 +45,7 @@ class Recorder:
         self._earlier = set(run.folder.glob(_AGAIN))
         self._planned: list[str] = []
         self._begun: dict[str, Verdict] = {}
+        self._called: set[str] = set()
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         # pytest's own XML says what was tested, too, where it is asked for (--junitxml).
@@ -51,11 +55,18 @@ class Recorder:
                 xml.add_global_property(name, value)
 
     def pytest_xdist_node_collection_finished(self, node: WorkerController, ids: list[str]) -> None:
-        self._planned = self._planned or list(ids)
-        if self._run.planned is None:
+        if not self._planned:
+            self._planned = list(ids)
             # Where the run goes on, its guests leave out what has a verdict.
             self._run.planned = len(self._run.tests.keys() | set(ids))
             self._journal.plan(self._run.planned)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be imported has a verdict of its own: nobody knows which tests it has."""
+        if report.failed:
+            text = report.longreprtext
+            self._run.tests[report.nodeid] = Verdict(FAILED, [], cause="harness", text=f"cannot be collected\n\n{text}")
+            self._journal.add(report.nodeid, self._run.tests[report.nodeid])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -97,14 +108,18 @@ class Recorder:
             verdict.console = os.path.relpath(told[CONSOLE], self._run.folder)
         logs = [json.loads(str(value)) for name, value in report.user_properties if name == timeline.PROPERTY]
         verdict.logs += [log for log in logs if log not in verdict.logs]
-        if report.when == "teardown" or CAUSE in told:
+        if report.when == "call":
+            self._called.add(report.nodeid)
+        # A test that was only set up (--setup-only) has neither passed nor failed.
+        over = report.when == "teardown" and (report.nodeid in self._called or verdict.outcome != PASSED)
+        if over or CAUSE in told:
             self._begun.pop(report.nodeid, None)
             self._run.tests[report.nodeid] = verdict
             self._journal.add(report.nodeid, verdict)
         else:
             self._begun[report.nodeid] = verdict
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         seconds: defaultdict[str, float] = defaultdict(float)
         tests: Counter[str] = Counter()
         for nodeid, verdict in self._run.tests.items():
@@ -119,25 +134,28 @@ class Recorder:
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             terminalreporter.line(f"no verdict: {', '.join(missing[:_NAMED])}{more}")
-        if self._all_skipped:
+        if exitstatus in (pytest.ExitCode.OK, ALL_SKIPPED) and self._all_skipped:
             terminalreporter.line(f"nothing was tested: all of {len(self._run.tests)} were skipped", yellow=True)
 
     @property
     def _all_skipped(self) -> bool:
         return {verdict.outcome for verdict in self._run.tests.values()} == {SKIPPED}
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._all_skipped and session.config.option.dmirror_fail_on_empty:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.OK and self._all_skipped and session.config.option.dmirror_fail_on_empty:
             session.exitstatus = ALL_SKIPPED
         for file in set(self._run.folder.glob(_AGAIN)) - self._earlier:
             self._run.booted_again.append(file.read_text().strip())
             self._journal.booted_again(self._run.booted_again[-1])
-        if self._run.planned is not None and len(self._run.tests) >= self._run.planned:
+        if self._planned and not self._without_verdict() and exitstatus in _WHOLE:
             self._journal.end()
         self._journal.close()
-        if self._run.tests:
+        tests = {test: verdict for test, verdict in self._run.tests.items() if "::" in test}
+        if tests:
             subject = self._run.subject
-            Results(subject.kernel, subject.flavour, subject.driver, self._run.tests).add()
+            Results(subject.kernel, subject.flavour, subject.driver, tests).add()
+        elif exitstatus in _NOT_THERE and not self._run.tests:
+            (self._run.folder / NAME).unlink()  # a slip of the user's is no run that was cut off
 
 
 def _reason(report: pytest.TestReport) -> str:

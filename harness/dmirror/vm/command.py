@@ -117,6 +117,8 @@ def _appended(spec: GuestSpec) -> list[str]:
         words = shlex.split(spec.append)
     except ValueError as error:
         raise CannotRun(f"APPEND={spec.append} cannot be split into words: {error}", "close the quotation") from error
+    if spec.kaslr and "nokaslr" in words:
+        raise CannotRun("--kaslr and APPEND=nokaslr contradict each other", "leave one of them out")
     if "kaslr" in words:
         raise CannotRun(
             "APPEND=kaslr is no parameter of x86 kernels, which have it unless they are told", "give --kaslr"

@@ -85,7 +85,7 @@ class Pump:
         def writable() -> None:
             nonlocal pending
             try:
-                pending = pending[os.write(sink, pending) :]
+                pending = pending[os.write(sink, pending[:_CHUNK]) :]
             except OSError as error:
                 if not sink_may_go:
                     raise streams.failure(error) from None
