@@ -6,7 +6,9 @@ Documentation/filesystems/proc.rst, Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import mmap
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,6 +27,13 @@ _PARTS = (b"anon", b"file", b"kernel", b"sock")
 _ANON_SLACK = 32
 _RSS_SLACK = 3 * 32 * (os.cpu_count() or 1) + _ANON_SLACK
 _CHARGE_SLACK = (64 + 31) * (os.cpu_count() or 1) + _ANON_SLACK
+
+# Pages that make memory.stat exact. It is behind by what processors have not added, up to 64 changes each, until who
+# reads it finds more than 64 for each processor (mm/memcontrol.c, memcg_vmstats_needs_flush()) or two seconds are over.
+_MANY = 4 * 64 * (os.cpu_count() or 1)
+
+SETTLES = 2.5
+"""Seconds after which what is wrong is not noise: memory.stat is exact each two (FLUSH_TIME)."""
 
 
 class Account(NamedTuple):
@@ -47,6 +56,20 @@ def read() -> Account:
         (_number(status, b"VmRSS:") - _number(rollup, b"Rss:")) * 1024 // PAGE,
         *_charged(_number(rollup, b"Anonymous:") * 1024),
     )
+
+
+def confirmed() -> Account:
+    """A reading to measure others by: exact, and the one before it says the same. After SETTLES it is the last one.
+
+    Threads and processes that are about to end may fall between the files of one reading.
+    """
+    until = time.monotonic() + SETTLES
+    account = _exact()
+    while True:
+        seen, account = account, _exact()
+        if not any(complaints(seen, account)) or time.monotonic() > until:
+            return account
+        time.sleep(0.1)
 
 
 def complaints(before: Account, after: Account) -> Iterator[str]:
@@ -73,6 +96,13 @@ def complaints(before: Account, after: Account) -> Iterator[str]:
             f"{after.charge:+} pages are charged that are neither mapped nor cached nor the kernel's, it was "
             f"{before.charge:+}: pages, or charges, were leaked"
         )
+
+
+def _exact() -> Account:
+    with mmap.mmap(-1, _MANY * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        for offset in range(0, len(memory), PAGE):
+            memory[offset] = 1
+    return read()
 
 
 def _off(before: int | None, after: int | None, slack: int) -> bool:
