@@ -16,6 +16,15 @@ from dmirror import oracles
 from dmirror.memory import MADV_PAGEOUT, PAGE, Region
 from dmirror.process import in_child
 
+# Documentation/admin-guide/tainted-kernels.rst: machine check, bad page, oops or BUG, warning, soft lockup.
+COMPLAINED = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14
+
+
+def cpus(file):
+    """The processors of a list in sysfs, as {0, 2, 3} for "0,2-3"."""
+    ranges = [part.split("-") for part in file.read_text().split(",") if part.strip()]
+    return {cpu for first, *last in ranges for cpu in range(int(first), int(last[0] if last else first) + 1)}
+
 
 def test_pages_go_to_swap_and_come_back(region):
     with swap():
@@ -62,6 +71,21 @@ def test_pages_move_between_two_nodes(region):
     for node in (0, 1, 0):
         assert move_pages(addresses, node) == [node] * len(region)
         assert region.matches(1)
+
+
+def test_two_nodes_share_no_package_and_no_cache(driver):
+    nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    assert len(nodes) == 2
+    for node in nodes:
+        for cpu in node.glob("cpu[0-9]*"):
+            for shared in [cpu / "topology/package_cpus_list", *cpu.glob("cache/index*/shared_cpu_list")]:
+                assert cpus(shared) <= cpus(node / "cpulist"), shared
+
+
+def test_a_guest_is_clean_before_its_first_test(driver, request):
+    log = request.config.pluginmanager.get_plugin("dmirror-kernel-log")
+    assert log.at_boot == []
+    assert not log.tainted_at_boot & COMPLAINED
 
 
 def test_memory_of_a_process_by_its_number(region):

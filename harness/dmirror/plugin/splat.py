@@ -71,15 +71,19 @@ def between(nodeid: str, location: list[Any], complaints: list[dict[str, Any]]) 
 
 class KernelLog:
     """Fails a test during which the kernel complained, or after which it did. Registered where the tested kernel is
-    the running one."""
+    the running one.
+
+    `at_boot` has what it complained of before it loaded our modules, `tainted_at_boot` the bits of
+    /proc/sys/kernel/tainted that were set before the first test.
+    """
 
     def __init__(self, *, only_device_tests: bool = False) -> None:
         self._only_device_tests = only_device_tests
         # Both are root's; who may not open them may not open the driver either, and the tests say so.
         self._log = LogReader()
         self._writer = _opened_for_writing()
-        self._unclaimed = self._since_modules()
-        self._tainted = _tainted()
+        self.at_boot, self._unclaimed = self._before_and_since_modules()
+        self._tainted = self.tainted_at_boot = _tainted()
         self._lockdep_watches: bool | None = None  # none: not asked yet
         self._last: pytest.Item | None = None
 
@@ -143,11 +147,11 @@ class KernelLog:
         properties = [as_property(one, between=True) for one in found]
         return {"nodeid": self._last.nodeid, "location": list(self._last.location), "complaints": properties}
 
-    def _since_modules(self) -> list[Splat]:
-        """Complaints of the modules' loading. What the kernel said before is not about the driver."""
+    def _before_and_since_modules(self) -> tuple[list[Splat], list[Splat]]:
+        """Complaints of the boot and of the modules' loading. What the kernel said before is not about the driver."""
         messages = self._new()
         marks = [i for i, message in enumerate(messages) if MODULES_FOLLOW in message]
-        return complaints(messages[marks[-1] :]) if marks else []
+        return (complaints(messages[: marks[-1]]), complaints(messages[marks[-1] :])) if marks else ([], [])
 
     def _say(self, message: str, *, level: int = 5) -> None:
         if self._writer is not None:

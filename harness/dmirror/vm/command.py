@@ -57,7 +57,10 @@ def virtme_run_command(
     command = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _UNDER_US, str(os.getpid())]
     command += [sys.executable, os.fspath(_virtme_run())]
     command += ["--kimg", os.fspath(spec.image), "--mods", "none", "--force-9p", "--disable-monitor"]
-    command += ["--memory", f"{spec.memory_mib}M", "--cpus", str(spec.cpus), "--qemu-bin", os.fspath(qemu)]
+    # Of two nodes no processors share a package or its cache, else the kernel warns (topology_sane() in
+    # arch/x86/kernel/smpboot.c): each is a socket of its own.
+    cpus = f"{spec.cpus},sockets={spec.cpus}"
+    command += ["--memory", f"{spec.memory_mib}M", "--cpus", cpus, "--qemu-bin", os.fspath(qemu)]
     options = ["-no-reboot"]
     # cache=loose reads a file once per guest instead of once per page: nothing else writes to a root of
     # read-only files.
@@ -97,8 +100,8 @@ def virtme_run_command(
         options += ["-device", f"virtio-blk-pci,drive={name},serial=dmirror-{name}"]
     for node, mib in enumerate(spec.nodes_mib):
         options += ["-object", f"memory-backend-ram,id=node{node},size={mib}M"]
-        cpus = ",".join(f"cpus={cpu}" for cpu in range(node, spec.cpus, 2))
-        options += ["-numa", f"node,nodeid={node},memdev=node{node}" + (f",{cpus}" if cpus else "")]
+        theirs = "".join(f",cpus={cpu}" for cpu in range(node, spec.cpus, 2))
+        options += ["-numa", f"node,nodeid={node},memdev=node{node}{theirs}"]
     options += _stub(run_dir)
     for name, descriptor in ports.items():
         options += ["-chardev", f"socket,id=port-{name},fd={descriptor}"]
