@@ -126,6 +126,8 @@ def test_invariants_notice() -> None:
     assert break_(lambda machine: mirror(machine).moved.clear())  # type: ignore[attr-defined]
     assert break_(lambda machine: setattr(mirror(machine).entries["buf", 0], "page", Page(frozenset([1]))))  # type: ignore[attr-defined]
     assert break_(lambda machine: machine.state.spaces["CPU"].ptes.pop(("buf", 0)))
+    assert break_(lambda machine: setattr(space(machine)["buf", 1], "write", False))
+    assert break_(lambda machine: setattr(mirror(machine).entries, "firm", {}))  # type: ignore[attr-defined]
 
 
 # A campaign, with the model in the guest's stead

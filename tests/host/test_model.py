@@ -2,16 +2,19 @@
 """The model: what it says of the stories of HMM, where it leaves something open, and what of it is noticed."""
 
 import struct
+import time
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from dmirror.model import races
+from dmirror.model import races, settle
 from dmirror.model.compare import visible
 from dmirror.model.judge import judge
 from dmirror.model.machine import Machine
 from dmirror.model.rules import NEWEST, Rules
 from dmirror.model.state import ANYTHING, added
+from dmirror.scenario import __main__ as by_hand
 from dmirror.scenario import tree
 from dmirror.scenario.parser import parse
 from dmirror.scenario.record import Done, Entry, Outcome, Record, Rounds
@@ -329,3 +332,73 @@ def test_a_copy_of_a_state_knows_where_pages_and_mappings_were():
     assert [page.places for page in copy.pages()] == [{("buf", 0), ("buf", 1)}]
     assert copy.spaces["CPU"].vmas == machine.state.spaces["CPU"].vmas
     assert copy.spaces["CPU"].vmas["buf", 0].origin == ("buf", 1)
+
+
+STEPS = """
+CPU forks kid
+CPU writes big = 3
+kid exits
+CPU writes big = 4
+A migrates big to device
+B reads big
+A takes big exclusively
+CPU reads big
+CPU protects big[0:256] read-only
+CPU advises big[256:] dontneed
+B writes big[256:] = 5
+B migrates big to device
+CPU reads big
+A evicts everything
+"""
+RACE = """
+par twice
+    column
+        CPU writes big = 1
+        A migrates big to device
+    column
+        CPU splits big
+    column
+        CPU advises big[128:384] dontneed
+"""
+
+
+def seconds_to_judge(size: str, steps: str) -> float:
+    story = scenario(f"region big: anonymous {size}, written 1\n{steps}")
+    *_, (_, taken) = settle.play(story, "7.3", Random(1))
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        assert [one for one in judge(story, taken) if one.by == "model"] == []
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("steps", [STEPS, RACE], ids=["one after another", "race"])
+def test_pages_of_a_huge_page_take_as_long_to_judge_as_others(steps):
+    assert seconds_to_judge("1 huge page", steps) < 3 * seconds_to_judge("512 pages", steps)
+
+
+def test_the_judge_tells_how_far_it_is_and_can_be_ended():
+    story = scenario("region buf: anonymous 1 page\nCPU writes buf = 1\npar 3 times\n    column\n        A reads buf")
+    *_, (_, taken) = settle.play(story, "7.3", Random(1))
+    told = []
+    judge(story, taken, lambda done, count: told.append((done, count)))
+    assert told[-1] == (4, 4)
+    assert sorted(told) == told
+
+    def ends(done, count):
+        raise TimeoutError(f"{done} of {count}")
+
+    with pytest.raises(TimeoutError, match="1 of 4"):
+        judge(story, taken, ends)
+
+
+def test_progress_is_said_and_has_an_end(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 6.0, 7.0, 301.0])
+    monkeypatch.setattr(by_hand.time, "monotonic", lambda: next(clock))
+    progress = by_hand.Progress("x.dms")
+    for done in range(3):
+        progress(done, 9)
+    assert capsys.readouterr().err == "judging  x.dms: 1 of 9, 6 s\n"
+    with pytest.raises(by_hand.TooLong, match="8 of 9 steps and repetitions in 300 s"):
+        progress(8, 9)

@@ -79,7 +79,7 @@ def protect(machine: Machine, process: str, places: list[Place], rights: str) ->
         if pte is not None:
             # What was forked is not writable before somebody writes it (can_change_pte_writable()).
             could = pte.page is not None and not (pte.page.forked and not pte.page.file)
-            pte.write = None if rights == "read-write" and could else False
+            space.ptes.allow(place, None if rights == "read-write" and could else False)
         if vma.locked and vma.private and rights == "read-write":
             # So that the first store need not (mprotect_fixup()).
             faults.fault(machine.state, process, place, write=True)
@@ -106,6 +106,7 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
         raise Refused("EFAULT")
     faults.invalidate(machine.state, process, old)
     moved = [(space.vmas.pop(place), space.ptes.pop(place, None)) for place in old]
+    beside = beside or space.anonymous_near(new[0][0])
     space.anon.discard(new[0][0])
     # What may part two mappings goes with them.
     space.cuts |= {to for at, to in zip(old, new, strict=True) if at in space.cuts}
@@ -114,9 +115,10 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
         if vma.anon is not False:
             vma.bare = vma.anon is None and (vma.origin is None or vma.bare)
             vma.origin = vma.origin or before
-            space.moved.add(place)
-        elif beside or space.anonymous_near(place[0]):
+            space.moved.setdefault(vma.origin, set()).add(place)
+        elif beside:
             vma.anon = None
+        beside = beside or vma.anon is not False
         space.vmas[place] = vma
         if pte is not None:
             space.ptes[place] = pte
@@ -176,7 +178,7 @@ def _punch(machine: Machine, vma: Vma) -> None:
     """A page of a file is gone, for everybody who maps it."""
     page = vma.file.pages.pop(vma.index, None) if vma.file else None
     if page is not None:
-        for process, there, _ in list(machine.state.users(page)):
+        for process, there, _ in machine.state.users(page):
             faults.invalidate(machine.state, process, [there])
             del machine.state.spaces[process].ptes[there]
 

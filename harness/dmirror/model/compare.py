@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import COHERENT
-from dmirror.model.state import ANYTHING, RAM, Entry, Mirror, Page, Place, Pte, Space, State
+from dmirror.model.state import ANYTHING, RAM, Entry, Mirror, Page, Place, Pte, Space, State, Vma
 from dmirror.scenario.record import Outcome
 from dmirror.scenario.seen import Memory
 from dmirror.scenario.seen import Page as Seen
@@ -26,9 +27,10 @@ def outcome(allowed: Allowed, seen: Outcome) -> Iterator[str]:
                 yield f"page {page} read as {number}; the model allows {' or '.join(map(str, sorted(numbers)))}"
 
 
-def memory(state: State, seen: Memory) -> list[str]:
-    """Where the page tables are not as the model has them, a sentence each; settles what it leaves open otherwise."""
-    return list(_memory(state, seen))
+def memory(state: State, seen: Memory, most: int | None = None) -> list[str]:
+    """Where the page tables are not as the model has them, a sentence each, or the first so many; settles what it
+    leaves open otherwise."""
+    return list(islice(_memory(state, seen), most))
 
 
 def _memory(state: State, seen: Memory) -> Iterator[str]:
@@ -41,32 +43,42 @@ def _memory(state: State, seen: Memory) -> Iterator[str]:
         for region, pages in regions.items():
             for number, page in enumerate(pages):
                 place = (region, number)
-                where = f"{region}[{number}] of {process}"
-                yield from (f"{where} {text}" for text in _entry_of_cpu(state, space, mirrors, place, page))
-                yield from _entries_of_devices(mirrors, place, page, where)
+                wrong = _entry_of_cpu(state, space, mirrors, place, page)
+                if wrong:
+                    yield f"{_where(process, place)} {wrong}"
+                yield from _entries_of_devices(mirrors, place, page, process)
                 pte = space.ptes.get(place)
                 if pte is not None and pte.page is not None and page.frame and page.place != "zero":
-                    yield from frames.same(pte.page, page.frame, where)
+                    yield from frames.same(pte.page, page.frame, process, place, "")
                 for device, entry in page.entries.items():
                     had = mirrors[device].entries.get(place) if device in mirrors else None
                     if had is not None and had.page is not None:
-                        yield from frames.same(had.page, entry.frame, f"{where} on {device}")
+                        yield from frames.same(had.page, entry.frame, process, place, device)
+
+
+def _where(process: str, place: Place, device: str = "") -> str:
+    return f"{place[0]}[{place[1]}] of {process}" + (f" on {device}" if device else "")
 
 
 class _Frames:
     """That what is one page to the model is one page frame, and two are two, as far as they are seen at once."""
 
     def __init__(self) -> None:
-        self._of_page: dict[int, tuple[int, str]] = {}
-        self._of_frame: dict[int, tuple[int, str]] = {}
+        self._of_page: dict[Page, tuple[int, tuple[str, Place, str]]] = {}
+        self._of_frame: dict[int, tuple[Page, tuple[str, Place, str]]] = {}
 
-    def same(self, page: Page, frame: int, where: str) -> Iterator[str]:
-        known, first = self._of_page.setdefault(id(page), (frame, where))
+    def same(self, page: Page, frame: int, process: str, place: Place, device: str) -> Sequence[str]:
+        where = (process, place, device)
+        known, first = self._of_page.setdefault(page, (frame, where))
+        other, owner = self._of_frame.setdefault(frame, (page, where))
+        if known == frame and other is page:
+            return ()
+        wrong = []
         if known != frame:
-            yield f"{where} has another page than {first}; they should share it"
-        other, first = self._of_frame.setdefault(frame, (id(page), where))
-        if other != id(page):
-            yield f"{where} has the page of {first}; they should share nothing"
+            wrong.append(f"{_where(*where)} has another page than {_where(*first)}; they should share it")
+        if other is not page:
+            wrong.append(f"{_where(*where)} has the page of {_where(*owner)}; they should share nothing")
+        return wrong
 
 
 def visible(state: State, process: str, place: Place) -> frozenset[str]:
@@ -74,30 +86,38 @@ def visible(state: State, process: str, place: Place) -> frozenset[str]:
     return _visible(state, state.spaces[process], dict(state.mirrors_of(process)), place)
 
 
+_NONE, _NOTHING, _SWAP = frozenset(["none"]), frozenset(["error", "none"]), frozenset(["swap"])
+
+
 def _visible(state: State, space: Space, mirrors: dict[str, Mirror], place: Place) -> frozenset[str]:
     vma, pte = space.vmas.get(place), space.ptes.get(place)
-    nothing = frozenset(["error", "none"] if vma is None or vma.rights == "none" else ["none"])
+    nothing = _NOTHING if vma is None or vma.rights == "none" else _NONE
     if vma is None or pte is None:
         return nothing
-    seen: set[str] = set(nothing) if pte.maybe else set()
     if pte.moving:
-        return frozenset(["swap"])
+        return _SWAP
+    seen: frozenset[str]
     if pte.exclusive is not None:
         # Who made it so may have been told since, of a change of rights for one.
         mirror = state.mirrors.get(pte.exclusive)
         entry = mirror.entries.get(place) if mirror else None
-        seen |= {"swap"} if entry is None else {"exclusive", "swap"} if entry.maybe else {"exclusive"}
+        seen = frozenset(["swap"] if entry is None else ["exclusive", "swap"] if entry.maybe else ["exclusive"])
     elif pte.page is None:
-        seen |= {"zero", "ram"} if vma.huge or vma.rights == "none" or not mirrors else {"zero"}
+        unsure = vma.huge or vma.rights == "none" or not mirrors
+        seen = frozenset(["zero", "ram"] if unsure else ["zero"])
+    elif pte.page.at == RAM:
+        seen = RAM
     else:
-        for at in pte.page.at:
-            if at in COHERENT:
-                seen.add(at if mirrors and vma.rights != "none" else "ram")
-            elif at in ("ram", "swap"):
-                seen.add(at)
-            else:
-                seen.add(at if at in mirrors and vma.rights != "none" else "swap")
-    return frozenset(seen)
+        seen = frozenset(_as_seen(at, vma, mirrors) for at in pte.page.at)
+    return seen | nothing if pte.maybe else seen
+
+
+def _as_seen(at: str, vma: Vma, mirrors: dict[str, Mirror]) -> str:
+    if at in COHERENT:
+        return at if mirrors and vma.rights != "none" else "ram"
+    if at in ("ram", "swap"):
+        return at
+    return at if at in mirrors and vma.rights != "none" else "swap"
 
 
 def rights(state: State, process: str, place: Place) -> frozenset[str]:
@@ -111,32 +131,30 @@ def rights(state: State, process: str, place: Place) -> frozenset[str]:
     return frozenset([*allowed, "none"] if pte.maybe else allowed)
 
 
-def _entry_of_cpu(state: State, space: Space, mirrors: dict[str, Mirror], place: Place, page: Seen) -> Iterator[str]:
+def _entry_of_cpu(state: State, space: Space, mirrors: dict[str, Mirror], place: Place, page: Seen) -> str:
+    """What is wrong with it, "" for nothing."""
     expected = _visible(state, space, mirrors, place)
     if page.place not in expected:
-        yield f"is {page.place}; the model says {' or '.join(sorted(expected))}"
-        return
+        return f"is {page.place}; the model says {' or '.join(sorted(expected))}"
     pte = space.ptes.get(place)
     if pte is None:
-        return
+        return ""
     if page.place in ("none", "error") and pte.maybe:
         del space.ptes[place]
-        return
+        return ""
     pte.maybe = False
     if pte.page is not None and len(pte.page.at) > 1:
         _settle(state, pte.page, page.place)
-    rights = space.vmas[place].rights
-    if page.place in ("swap", "exclusive") or pte.moving or rights == "none" or not mirrors:
-        return
+    if not mirrors or page.place in ("swap", "exclusive") or pte.moving or space.vmas[place].rights == "none":
+        return ""
     if pte.write is None:
-        pte.write = page.rights == "rw"
+        space.ptes.allow(place, page.rights == "rw")
     wanted = "rw" if pte.write else "r"
-    if page.rights != wanted:
-        yield f"is {page.rights} for the CPU; the model says {wanted}"
+    return "" if page.rights == wanted else f"is {page.rights} for the CPU; the model says {wanted}"
 
 
 def _settle(state: State, page: Page, place: str) -> None:
-    if len(list(state.users(page))) > 1 and "swap" in page.at:
+    if "swap" in page.at and len(state.users(page)) > 1:
         return  # each of them comes back from swap by itself
     if place in page.at:
         page.at = frozenset([place])
@@ -144,29 +162,34 @@ def _settle(state: State, page: Page, place: str) -> None:
         page.at -= RAM
     for (device, _), mirror in state.mirrors.items():
         if device not in page.at and page in mirror.moved:
-            mirror.moved.remove(page)
+            del mirror.moved[page]
 
 
-def _entries_of_devices(mirrors: dict[str, Mirror], place: Place, page: Seen, where: str) -> Iterator[str]:
+def _entries_of_devices(mirrors: dict[str, Mirror], place: Place, page: Seen, process: str) -> Iterator[str]:
     for device, mirror in mirrors.items():
         entry, seen = mirror.entries.get(place), page.entries.get(device)
         if entry is None:
             if seen is not None:
-                yield f"{device} still maps {where}; the model says that it was told"
+                yield f"{device} still maps {_where(process, place)}; the model says that it was told"
             continue
         if seen is None:
             if not entry.maybe:
+                where = _where(process, place)
                 yield f"{device} does not map {where} any more; the model says that nothing was to be told"
             else:
                 del mirror.entries[place]
             continue
-        entry.maybe = False
+        if entry.maybe:
+            entry.maybe = False
+            mirror.entries[place] = entry
         if seen.exclusive != entry.exclusive:
-            yield f"{device} has {where} {'' if seen.exclusive else 'not '}exclusively; the model says the contrary"
+            has = f"{device} has {_where(process, place)} {'' if seen.exclusive else 'not '}exclusively"
+            yield f"{has}; the model says the contrary"
         if entry.write is None:
             entry.write = seen.write
         if seen.write != entry.write and not entry.exclusive:
-            yield f"{device} may {'' if seen.write else 'not '}write {where}; the model says the contrary"
+            may = f"{device} may {'' if seen.write else 'not '}write {_where(process, place)}"
+            yield f"{may}; the model says the contrary"
 
 
 def narrow(state: State, process: str, place: Place, number: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dmirror.model import faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
-from dmirror.model.state import RAM, ZERO, Entry, Mirror, Numbers, Page, Place, Space, Vma
+from dmirror.model.state import HUGE, RAM, ZERO, Entry, Mirror, Numbers, Page, Place, Space, Vma, block_of
 from dmirror.scenario import tree
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _table(space: Space, place: Place) -> object:
     if vma is None:
         return None
     file = (id(vma.file), vma.index - place[1]) if vma.file else None
-    return (place[0], place[1] // faults.HUGE, vma.rights, file, vma.locked, vma.fork)
+    return (place[0], place[1] // HUGE, vma.rights, file, vma.locked, vma.fork)
 
 
 def _way(vma: Vma, place: Place) -> object:
@@ -271,7 +271,7 @@ def _bring_back(machine: Machine, key: tuple[str, str], places: list[Place]) -> 
 def exclusive(machine: Machine, step: tree.Exclusive) -> Allowed:
     key, places = (step.device.name, step.device.process), machine.places(step.pages)
     mirror, process = faults.mirror_of(machine.state, key), step.device.process
-    space = machine.state.spaces[process]
+    space, within = machine.state.spaces[process], set(places)
     done = 0
     for place in places:
         vma = space.vmas.get(place)
@@ -285,15 +285,15 @@ def exclusive(machine: Machine, step: tree.Exclusive) -> Allowed:
             return Allowed(frozenset(["EFAULT", "EINVAL", "EOPNOTSUPP", "EBUSY"]), None, done)
         pte = faults.fault(machine.state, process, place, write=True)
         faults.invalidate(machine.state, process, [place], key[0])
-        for of, there, other in list(machine.state.users(pte.page)) if pte.page is not None else []:
+        for of, there, other in machine.state.users(pte.page) if pte.page is not None else []:
             assert (of, there, other) == (process, place, pte), "a page that may be written is nobody else's"
         for name, other_mirror in machine.state.mirrors_of(process):
             if name == key[0]:
                 other_mirror.entries.pop(place, None)
         pte.exclusive = key
         mirror.entries[place] = Entry(pte.page, False, exclusive=True)
-        if vma.huge:
-            faults.loosen(machine.state, process, [p for p in faults.block(space, place) if p not in places])
+        if vma.huge and (done == 0 or block_of(place) != block_of(places[done - 1])):
+            faults.loosen(machine.state, process, [p for p in faults.block(space, place) if p not in within])
         done += 1
     huge = any(space.vmas[place].huge for place in places)
     names = frozenset(["", "EBUSY"]) if (huge and not machine.rules.exclusive_by_page) else frozenset([""])
@@ -310,7 +310,7 @@ def evict(machine: Machine, step: tree.Evict) -> Allowed:
 def _home(machine: Machine, page: Page) -> None:
     """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only."""
     faults.loosen_kin(machine.state, page)
-    for process, place, _ in list(machine.state.users(page)):
+    for process, place, _ in machine.state.users(page):
         faults.invalidate(machine.state, process, [place])
     faults.in_memory(machine.state, page)
 
@@ -320,9 +320,9 @@ def turn(machine: Machine, step: tree.Turn) -> Allowed:
     if step.how == "opens":
         if step.device.process not in machine.state.spaces:
             raise Refused("EBADF", "EINVAL")
-        machine.state.mirrors[key] = Mirror()
+        machine.state.open(key)
         return Allowed()
-    mirror = machine.state.mirrors.pop(key, None)
+    mirror = machine.state.close(key)
     if mirror is None:
         raise Refused("EBADF")
     there = machine.state.pages()

@@ -6,12 +6,9 @@ mm/memory.c, mm/migrate_device.c, mm/rmap.c, mm/hmm.c and the driver (docs/drive
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from dmirror.model.state import RAM, ZERO, Entry, Mirror, Page, Place, Pte, Space, State, Vma
-
-HUGE = 512
-"""Pages of a huge page, x86-64."""
+from dmirror.model.state import HUGE, RAM, ZERO, Entry, Mirror, Page, Place, Pte, Space, State, Vma, block_of
 
 COHERENT = frozenset("CD")
 """The devices whose memory the CPU reaches in place."""
@@ -42,45 +39,64 @@ def block(space: Space, place: Place) -> list[Place]:
 # What mirrors are told
 
 
-def invalidate(state: State, process: str, places: Iterable[Place], owner: str = "") -> None:
+def invalidate(state: State, process: str, places: Sequence[Place], owner: str = "") -> None:
     """Every mirror of the process loses its entries of those places; those of the device `owner` filter the event.
 
     Of a huge page more may be announced than was asked for.
     """
-    space = state.spaces[process]
-    for device, mirror in state.mirrors_of(process):
-        if device == owner:
-            continue
-        for place in places:
-            mirror.entries.pop(place, None)
-            if place in space.vmas:
-                loosen_block(state, process, place)
+    mirrors = state.mirrors_of(process)
+    others = [mirror.entries for device, mirror in mirrors if device != owner]
+    if not others:
+        return
+    vmas = state.spaces[process].vmas
+    for entries in others:
+        for place in places if entries else ():
+            entries.pop(place, None)
+    tables = [mirror.entries for _, mirror in mirrors if mirror.entries]
+    if tables:
+        for huge in {block_of(place) for place in places if place in vmas and vmas[place].huge}:
+            for entries in tables:
+                entries.loosen(huge, vmas)
 
 
 def loosen_block(state: State, process: str, place: Place) -> None:
     """Mirrors may be told of all of a huge page where one of its pages is meant."""
-    space = state.spaces[process]
-    if space.vmas[place].huge and any(mirror.entries for _, mirror in state.mirrors_of(process)):
-        loosen(state, process, block(space, place))
+    vmas = state.spaces[process].vmas
+    if vmas[place].huge:
+        for _, mirror in state.mirrors_of(process):
+            if mirror.entries:
+                mirror.entries.loosen(block_of(place), vmas)
 
 
 def loosen(state: State, process: str, places: Iterable[Place]) -> None:
     """Mirrors may be told of those places, or not."""
     for _, mirror in state.mirrors_of(process):
-        for place in places:
-            if place in mirror.entries:
-                mirror.entries[place].maybe = True
+        entries = mirror.entries
+        for place in places if entries else ():
+            if place in entries:
+                entries[place].maybe = True
 
 
 def loosen_kin(state: State, page: Page) -> None:
     """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now, or who
     never had it: a copy is looked for wherever its origin is mapped."""
+    spaces = state.spaces.items()
+    if not any([space.moved for _, space in spaces]):  # a list is quicker, and this comes for each page
+        for kin, _ in spaces:
+            loosen(state, kin, page.places)
+        return
     origins = page.places | {
         origin for process, place, _ in state.users(page) if (origin := _origin(state, process, place))
     }
-    for kin, space in state.spaces.items():
+    for kin, space in spaces:
         # Wherever that is now, and what was mapped there since: it goes by vm_pgoff.
-        loosen(state, kin, origins | {place for place in space.moved if _origin(state, kin, place) in origins})
+        moved = {place for origin in origins for place in space.moved.get(origin, ()) if _is_from(space, place, origin)}
+        loosen(state, kin, origins | moved)
+
+
+def _is_from(space: Space, place: Place, origin: Place) -> bool:
+    vma = space.vmas.get(place)
+    return vma is not None and vma.origin == origin
 
 
 def _origin(state: State, process: str, place: Place) -> Place | None:
@@ -91,7 +107,7 @@ def _origin(state: State, process: str, place: Place) -> Place | None:
 def _left(state: State, page: Page, device: str) -> None:
     """A page has moved: who had it in another address space was told by the walk of its mappings (rmap)."""
     loosen_kin(state, page)
-    for process, place, _ in list(state.users(page)):
+    for process, place, _ in state.users(page):
         for name, mirror in state.mirrors_of(process):
             entry = mirror.entries.get(place)
             if entry is None or (entry.page is not page and name == device):
@@ -137,7 +153,7 @@ def back(state: State, process: str, place: Place) -> None:
     if page.at <= {"ram", "swap"}:
         page.at = frozenset(["ram", "swap"]) if _shared(state, page) else RAM
         page.cached = True
-        pte.write = None if space.vmas[place].rights == "read-write" else False
+        space.ptes.allow(place, None if space.vmas[place].rights == "read-write" else False)
         return
     if injected(state, page, "copy"):
         for of, there, _ in state.users(page):
@@ -163,8 +179,8 @@ def revoke(state: State, process: str, place: Place, pte: Pte) -> None:
     """Exclusive access ends: every mirror is told, and the entry is as its mapping allows."""
     pte.exclusive = None
     invalidate(state, process, [place])
-    vma = state.spaces[process].vmas[place]
-    pte.write = False if vma.rights != "read-write" else None
+    space = state.spaces[process]
+    space.ptes.allow(place, None if space.vmas[place].rights == "read-write" else False)
 
 
 def _populate(state: State, process: str, place: Place, vma: Vma, *, write: bool) -> Pte:
@@ -264,11 +280,13 @@ def _write_fault(state: State, process: str, place: Place, vma: Vma, pte: Pte) -
         return space.ptes[place]
     pte.write = True
     page.forked = False
-    for other in block(space, place):
-        beside = space.ptes.get(other)
-        if other != place and beside is not None and beside.write is False and vma.rights == "read-write":
-            beside.write = None
-            loosen(state, process, [other])
+    if block_of(place) in space.ptes.read_only and vma.huge:
+        for other in block(space, place):
+            beside = space.ptes.get(other)
+            if beside is not None and beside.write is False:
+                beside.write = None
+                loosen(state, process, [other])
+        space.ptes.read_only.discard(block_of(place))
     return pte
 
 
@@ -280,7 +298,7 @@ def unlocked(state: State, vma: Vma, page: Page | None) -> None:
 
 
 def _shared(state: State, page: Page) -> bool:
-    return sum(1 for _ in state.users(page)) > 1
+    return len(state.users(page)) > 1
 
 
 # Migration
@@ -302,7 +320,7 @@ def in_memory(state: State, page: Page) -> None:
     """It is in system memory, and counts for no mirror as migrated any more."""
     for mirror in state.mirrors.values():
         if page in mirror.moved:
-            mirror.moved.remove(page)
+            del mirror.moved[page]
     page.at = RAM
 
 
@@ -337,8 +355,7 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         # What may be elsewhere, or may be refused, may stay there.
         stays = page.at if len(page.at) > 1 else RAM if page.cached else frozenset()
         page.at = stays | {device}
-    if page not in mirror.moved:  # in a race it may have been there, and back
-        mirror.moved.append(page)
+    mirror.moved.setdefault(page)  # in a race it may have been there, and back
     mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)
 
 

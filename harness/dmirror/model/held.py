@@ -143,7 +143,7 @@ def _went_for_others(machine: Machine, key: tuple[str, str], step: tree.Migrate,
         faults.to_system(machine.state, page, key[1])
         return
     page.at = frozenset([key[0]])
-    machine.state.mirrors[key].moved.append(page)
+    machine.state.mirrors[key].moved.setdefault(page)
 
 
 def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
@@ -151,7 +151,7 @@ def _unmapped_elsewhere(machine: Machine, pte: Pte) -> None:
     page = pte.page
     assert page is not None
     faults.loosen_kin(machine.state, page)
-    for process, place, other in list(machine.state.users(page)):
+    for process, place, other in machine.state.users(page):
         if other is not pte:
             other.moving = True
             faults.invalidate(machine.state, process, [place])

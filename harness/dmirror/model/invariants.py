@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from dmirror.model.state import RAM, State
+from dmirror.model.state import RAM, State, block_of
 
 _PRIVATE = frozenset("AB")
 _PLACES = RAM | {"swap"} | frozenset("ABCD")
@@ -20,6 +20,7 @@ def broken(state: State) -> Iterator[str]:
     yield from _places(state, users)
     yield from _rights(state, users)
     yield from _entries(state)
+    yield from _indices(state)
     yield from _moved(state)
 
 
@@ -33,8 +34,8 @@ def _places(state: State, users: Counter[int]) -> Iterator[str]:
         if page.pins < 0:
             yield f"a page has {page.pins} pins"
         # What is charged is counted by page, what is resident by entry: both go by who has the page.
-        if len(list(state.users(page))) != users[id(page)]:
-            yield f"a page has {users[id(page)]} entries, and knows of {len(list(state.users(page)))}"
+        if len(state.users(page)) != users[id(page)]:
+            yield f"a page has {users[id(page)]} entries, and knows of {len(state.users(page))}"
 
 
 def _rights(state: State, users: Counter[int]) -> Iterator[str]:
@@ -74,6 +75,19 @@ def _entries(state: State) -> Iterator[str]:
                 yield f"{where} is exclusive; the CPU's entry says {pte.exclusive}"
             elif entry.write and pte.write is False and not entry.maybe and not entry.exclusive:
                 yield f"{where} may be written; the CPU may not"
+
+
+def _indices(state: State) -> Iterator[str]:
+    """Who looks for what is read-only, or sure, of a huge page, looks only where it is said to be."""
+    for process, space in state.spaces.items():
+        for place, pte in space.ptes.items():
+            if pte.write is False and block_of(place) not in space.ptes.read_only:
+                yield f"{place[0]}[{place[1]}] of {process} is read-only, and nobody would look for it"
+    for (device, process), mirror in state.mirrors.items():
+        firm = mirror.entries.firm
+        for place, entry in mirror.entries.items():
+            if firm is not None and not entry.maybe and place not in firm.get(block_of(place), ()):
+                yield f"{device} of {process} has {place[0]}[{place[1]}] for sure, and nobody would loosen it"
 
 
 def _moved(state: State) -> Iterator[str]:

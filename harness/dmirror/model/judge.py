@@ -27,18 +27,49 @@ class Problem:
     text: str
 
 
-def judge(scenario: tree.Scenario, record: Record) -> list[Problem]:
-    """Everything that is wrong; of what the model says only the first, since the rest would follow from it."""
-    return _Judge(scenario, record).run()
+def judge(
+    scenario: tree.Scenario, record: Record, heard: Callable[[int, int], None] = lambda _, __: None
+) -> list[Problem]:
+    """Everything that is wrong; of what the model says only the first, since the rest would follow from it.
+
+    `heard` is told of each step and each repetition, and on the way of those that take long: how many are judged, and
+    how many there are. What it raises ends the judging.
+    """
+    return _Judge(scenario, record, heard).run()
+
+
+def _count(items: Iterable[tree.Item]) -> int:
+    """Steps and expectations, and repetitions of columns."""
+    return sum(
+        item.times if isinstance(item, tree.Par) else 1 + (_count(item.block) if isinstance(item, tree.Step) else 0)
+        for item in items
+    )
+
+
+class _Race:
+    """Columns in the parts that all their rounds are judged by; `many`: their orders are too many; `one` of them."""
+
+    def __init__(self, machine: Machine, par: tree.Par) -> None:
+        self.par = par
+        self.split = races.parts(machine, par)
+        self.many = races.count(self.split) > races.ORDERS
+        self.apart = [] if self.many else races.parts(machine, par, apart=True)
+        self.one = [part for column in races.parts(machine, par, one_by_one=True) for part in column]
 
 
 class _Judge:
-    def __init__(self, scenario: tree.Scenario, record: Record) -> None:
+    def __init__(self, scenario: tree.Scenario, record: Record, heard: Callable[[int, int], None]) -> None:
         self._record = record
         self._items = scenario.items
+        self._heard, self._done = heard, 0
+        self._all = _count(scenario.items)
         self._worlds = [Machine(scenario, Rules.of(record.release))]
         self._problems: list[Problem] = []
         self._agrees = True
+
+    def _tell(self, done: int = 0) -> None:
+        self._done += done
+        self._heard(self._done, self._all)
 
     def run(self) -> list[Problem]:
         start = decode(self._record.start)
@@ -77,6 +108,7 @@ class _Judge:
         elif isinstance(item, tree.Expect):
             looked = entry if isinstance(entry, Looked) else Looked()
             self._file(item, expectations.wrong(item, seen, looked, self._record.addresses))
+        self._tell(0 if isinstance(item, tree.Par) else 1)
 
     def _step(self, step: tree.Step, done: Done, seen: list[Memory]) -> None:
         waited_for = any(isinstance(item, tree.Step) and item.waits for item in step.block)
@@ -126,6 +158,7 @@ class _Judge:
             else:
                 self._item(item, entry, seen)
         for waiter, entry in later:
+            self._tell(1)
             self._file(waiter, expectations.wrong_outcome(waiter, entry.outcome))
             if not entry.outcome.slept:
                 self._file(waiter, ["it did not wait for the end of the hold"])
@@ -153,6 +186,7 @@ class _Judge:
         for machine in self._worlds:
             held.release(machine)
             for order in islice(permutations(crowd), races.ORDERS):
+                self._tell()
                 twin = machine.twin()
                 differs = [
                     text for step, done in order for text in self._ended(twin, step, twin.do(step), done.outcome)
@@ -179,10 +213,12 @@ class _Judge:
 
     def _par(self, par: tree.Par, rounds: Rounds, seen: list[Memory]) -> None:
         after: list[Memory] = []
+        race = _Race(self._worlds[0], par)
         for columns, raw in zip(rounds.columns, rounds.seen, strict=True):
             memory = decode(raw)
             after.append(memory)
-            self._race(par, columns, memory)
+            self._race(race, columns, memory)
+            self._tell(1)
         for column, steps in enumerate(par.columns):
             for index, step in enumerate(steps):
                 assert isinstance(step, tree.Step)
@@ -191,28 +227,24 @@ class _Judge:
                         self._file(step, expectations.wrong_outcome(step, columns[column][index].outcome))
         seen[:] = after or seen
 
-    def _race(self, par: tree.Par, columns: tuple[tuple[Done, ...], ...], memory: Memory) -> None:
+    def _race(self, race: _Race, columns: tuple[tuple[Done, ...], ...], memory: Memory) -> None:
         if not self._agrees:
             return
         wrong: list[str] = []
-        split = races.parts(self._worlds[0], par)
-        many = races.count(split) > races.ORDERS
-        agreeing = self._orders(split, columns, memory, wrong)
-        if not agreeing:
-            apart = races.parts(self._worlds[0], par, apart=True)
-            if apart != split:
-                agreeing = self._orders(apart, columns, memory, wrong)
-        if many or (not agreeing and races.walks(split)):
+        agreeing = self._orders(race.split, columns, memory, wrong) if not race.many else {}
+        if not agreeing and not race.many and race.apart != race.split:
+            agreeing = self._orders(race.apart, columns, memory, wrong)
+        if race.many or (not agreeing and races.walks(race.split)):
             # Any one is carried out, and where it goes wrong what is there is taken as it is.
             for machine in self._worlds:
-                races.run(machine, [part for column in split for part in column])
+                races.run(machine, race.one)
                 compare.accept(machine.state, memory)
-                agreeing.setdefault(machine.state.likeness(), machine)
+                agreeing.setdefault(machine.state.likeness() if len(self._worlds) > 1 else None, machine)
         if len(agreeing) > _WORLDS:
             first = next(iter(agreeing.values()))
             compare.accept(first.state, memory)
             agreeing = {None: first}
-        self._agree(par, list(agreeing.values()), wrong)
+        self._agree(race.par, list(agreeing.values()), wrong)
 
     def _orders(
         self, split: list[list[races.Part]], columns: tuple[tuple[Done, ...], ...], memory: Memory, wrong: list[str]
@@ -224,6 +256,7 @@ class _Judge:
             return agreeing
         for machine in self._worlds:
             for order, past in product(races.orders(split), races.ways(split)):
+                self._tell()
                 twin = machine.twin()
                 ends = races.run(twin, order, past=past)
                 differs = [
@@ -231,7 +264,8 @@ class _Judge:
                     for (column, index), allowed in ends.items()
                     for text in compare.outcome(allowed, columns[column][index].outcome)
                 ]
-                differs += compare.memory(twin.state, memory) if not differs else []
+                # Of one alone it is told what differs; the others need only be known to.
+                differs = differs or compare.memory(twin.state, memory, 1 if wrong else None)
                 if not differs:
                     agreeing.setdefault(twin.state.likeness(), twin)
                 wrong[:] = wrong or differs

@@ -11,7 +11,7 @@ from dmirror.model import calls, devices, faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
 from dmirror.model.rules import Rules
-from dmirror.model.state import ZERO, File, Mirror, Numbers, Place, Pte, Space, State, Vma, added
+from dmirror.model.state import HUGE, ZERO, File, Mirror, Numbers, Place, Pte, Space, State, Vma, added
 from dmirror.scenario import tree
 
 
@@ -37,7 +37,7 @@ class Machine:
     def pages_of(self, name: str) -> int:
         """How many pages a region has."""
         region = self.regions[name]
-        return region.count * (faults.HUGE if region.huge else 1)
+        return region.count * (HUGE if region.huge else 1)
 
     def places(self, pages: tree.Pages) -> list[Place]:
         """The places that are meant."""
@@ -52,7 +52,7 @@ class Machine:
             self._fill(region)
         for device, process in tree.mirrors(tree.walk(self.scenario.items)):
             if process == tree.MAIN:
-                self.state.mirrors[(device, process)] = Mirror()
+                self.state.open((device, process))
         for child in dict.fromkeys(region.shared_with for region in self.scenario.regions if region.shared_with):
             self.fork(tree.MAIN, child)
 
@@ -133,7 +133,7 @@ class Machine:
         """copy_page_range(), mapping by mapping; the mirrors of the child are open from then on."""
         state = self.state
         space = state.spaces[parent]
-        twin = state.spaces[child] = Space(cuts=set(space.cuts), moved=set(space.moved))
+        twin = state.spaces[child] = Space(cuts=set(space.cuts), moved=space.copied_moves())
         state.owner[child] = child
         for place, vma in space.vmas.items():
             if vma.fork == "leave":
@@ -142,16 +142,17 @@ class Machine:
             if vma.fork == "wipe":
                 twin.vmas[place].anon = False
                 continue
-            pte = space.ptes.get(place)
-            if pte is not None and vma.anon is not False:
-                self._copy_entry(parent, place, pte, twin, vma)
+            if place in space.ptes and vma.anon is not False:
+                self._copy_entry(parent, place, twin)
             if vma.anon is not False and vma.private:
                 # Announced per mapping, whatever is in it.
                 (faults.loosen if vma.anon is None else faults.invalidate)(state, parent, [place])
         for device in tree.opened_at_fork(list(tree.walk(self.scenario.items)), child):
-            state.mirrors[(device, child)] = Mirror()
+            state.open((device, child))
 
-    def _copy_entry(self, parent: str, place: Place, pte: Pte, twin: Space, vma: Vma) -> None:
+    def _copy_entry(self, parent: str, place: Place, twin: Space) -> None:
+        space = self.state.spaces[parent]
+        pte = space.ptes[place]
         if pte.exclusive is not None:
             faults.revoke(self.state, parent, place, pte)
         page = pte.page
@@ -160,22 +161,17 @@ class Machine:
         if page is not None and not page.file and page.pins:
             # A pinned page may be copied for the child at once (copy_present_page()), or be shared.
             twin.ptes[place] = Pte(page, False)
-            pte.write = False
+            space.ptes.allow(place, False)
             return
         maybe = pte.maybe or page is None or page.file
         if page is not None and not page.file:
-            pte.write = False
+            space.ptes.allow(place, False)
         twin.ptes[place] = Pte(page, pte.write if page is not None and page.file else False, maybe=maybe)
 
     def leave(self, process: str) -> None:
         """The address space is gone, by exit, exec or death."""
         state = self.state
-        for key, mirror in state.mirrors.items():
-            if key[1] == process:
-                mirror.alive = False
-                mirror.entries.clear()
-        space = state.spaces.pop(process)
-        for pinned in space.pins.values():
+        for pinned in state.end(process).pins.values():
             for page in pinned:
                 if page is not None:
                     page.pins -= 1

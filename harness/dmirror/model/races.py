@@ -20,18 +20,22 @@ Part = tuple[int, int, tree.Step]
 """Column, number of the step in it, and what is done of it at once."""
 
 
-def parts(machine: Machine, par: tree.Par, *, apart: bool = False) -> list[list[Part]]:
+def parts(machine: Machine, par: tree.Par, *, apart: bool = False, one_by_one: bool = False) -> list[list[Part]]:
     """The columns in parts that take effect at once: an access is one for each page.
 
     `apart`: a migration to a device is two, since the driver maps what has come to the device after all is done. A
     device's read is two, since data are taken after the fault, which may have to be repeated for that.
+
+    `one_by_one`: nothing comes between the pages of a step, so that those of the CPU need not be parted.
     """
     columns: list[list[Part]] = []
     for number, column in enumerate(par.columns):
         here: list[Part] = []
         for index, item in enumerate(column):
             assert isinstance(item, tree.Step)
-            if isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
+            if isinstance(item, tree.Load | tree.Store | tree.Add) and one_by_one:
+                here.append((number, index, item))
+            elif isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
                 singles = [(number, index, single) for single in _singles(machine, item)]
                 # Of several pages walks() says the same and more.
                 twice = apart and isinstance(item, tree.DeviceRead) and len(singles) == 1
@@ -50,10 +54,11 @@ def _singles(
     machine: Machine, step: tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite
 ) -> Iterator[tree.Step]:
     places = machine.places(step.pages)
+    values = step.value.of(len(places)) if isinstance(step, tree.Store | tree.DeviceWrite) else ()
     for offset, (region, number) in enumerate(places):
         pages = tree.Pages(region, number, number + 1)
         if isinstance(step, tree.Store | tree.DeviceWrite):
-            yield replace(step, pages=pages, value=tree.Value((step.value.of(len(places))[offset],)))
+            yield replace(step, pages=pages, value=tree.Value((values[offset],)))
         else:
             yield replace(step, pages=pages)
 

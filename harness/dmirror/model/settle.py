@@ -201,14 +201,15 @@ class _Settler:
             return None
         pte.maybe = False
         if pte.write is None:
-            pte.write = self._may_write(state, space.vmas[place], pte) and self._source.random() < 0.5
+            write = self._may_write(state, space.vmas[place], pte) and self._source.random() < 0.5
+            space.ptes.allow(place, write)
         return pte
 
     @staticmethod
     def _may_write(state: State, vma: Vma, pte: Pte) -> bool:
         if vma.rights != "read-write" or pte.page is None:
             return False
-        return (pte.page.file and not vma.private) or (not pte.page.file and sum(1 for _ in state.users(pte.page)) == 1)
+        return (pte.page.file and not vma.private) or (not pte.page.file and len(state.users(pte.page)) == 1)
 
     def _mapped(self, state: State, process: str, place: tuple[str, int]) -> bytes:
         """A word of /proc/PID/pagemap."""

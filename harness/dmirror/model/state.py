@@ -8,11 +8,17 @@ an address space sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 Place = tuple[str, int]
 """A region and a page of it."""
+
+Block = tuple[str, int]
+"""A region and the number of a huge page in it."""
+
+HUGE = 512
+"""Pages of a huge page, x86-64."""
 
 RAM = frozenset(["ram"])
 Numbers = frozenset[int]
@@ -59,14 +65,36 @@ class Pte:
     maybe: bool = False
     moving: bool = False
 
+    def copy(self, page: Page | None) -> Pte:
+        """Another one, of that page."""
+        return Pte(page, self.write, self.exclusive, self.maybe, self.moving)
+
 
 class Ptes(dict[Place, Pte]):
-    """The CPU's page table of one address space; pages know where they are in it."""
+    """The CPU's page table of one address space; pages know where they are in it.
+
+    `read_only`: where entries may be that may not write. Nothing else need be looked at for them, and of a huge page
+    somebody looks for them at each of its pages.
+    """
+
+    __slots__ = ("read_only",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_only: set[Block] = set()
 
     def __setitem__(self, place: Place, pte: Pte) -> None:
         if pte.page is not None:
             pte.page.places.add(place)
+        if pte.write is False:
+            self.read_only.add(block_of(place))
         super().__setitem__(place, pte)
+
+    def allow(self, place: Place, write: bool | None) -> None:
+        """The entry there may write, or not, or (None) either."""
+        self[place].write = write
+        if write is False:
+            self.read_only.add(block_of(place))
 
 
 @dataclass(slots=True)
@@ -89,6 +117,11 @@ class Vma:
     origin: Place | None = None
     bare: bool = False  # it perhaps had none when it was moved: then a neighbour may be one with it
 
+    def copy(self, file: File | None) -> Vma:
+        """Another one, of that file."""
+        how = self.huge, self.hugetlb, self.locked, self.fork
+        return Vma(self.rights, self.private, file, self.index, *how, self.anon, self.origin, self.bare)
+
 
 class File:
     """The page cache of one file."""
@@ -108,14 +141,53 @@ class Entry:
     exclusive: bool = False
     maybe: bool = False
 
+    def copy(self, page: Page | None) -> Entry:
+        """Another one, of that page."""
+        return Entry(page, self.write, self.exclusive, self.maybe)
+
+
+class Entries(dict[Place, Entry]):
+    """A device's page table.
+
+    `firm`: by huge page, where entries may be that are not `maybe`, and no others are. None until somebody asks.
+    """
+
+    __slots__ = ("firm",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.firm: dict[Block, set[Place]] | None = None
+
+    def __setitem__(self, place: Place, entry: Entry) -> None:
+        if self.firm is not None and not entry.maybe:
+            self.firm.setdefault(block_of(place), set()).add(place)
+        super().__setitem__(place, entry)
+
+    def loosen(self, block: Block, within: Mapping[Place, object]) -> None:
+        """Those of a huge page may have been dropped, as far as they are `within`."""
+        if self.firm is None:
+            self.firm = {}
+            for place, entry in self.items():
+                if not entry.maybe:
+                    self.firm.setdefault(block_of(place), set()).add(place)
+        kept = set()
+        for place in self.firm.pop(block, ()):
+            if place in within:
+                if place in self:
+                    self[place].maybe = True
+            else:
+                kept.add(place)
+        if kept:
+            self.firm[block] = kept
+
 
 @dataclass(slots=True)
 class Mirror:
-    """A device as it mirrors one address space; `alive` until that is gone. `moved`: pages it migrated."""
+    """A device as it mirrors one address space; `alive` until that is gone. `moved`: pages it migrated, in order."""
 
-    entries: dict[Place, Entry] = field(default_factory=dict)
+    entries: Entries = field(default_factory=Entries)
     alive: bool = True
-    moved: list[Page] = field(default_factory=list)
+    moved: dict[Page, None] = field(default_factory=dict)
     failing: dict[str, int] = field(default_factory=dict)  # what INJECT counts down
 
     def fails(self, what: str) -> bool:
@@ -134,7 +206,7 @@ class Space:
 
     `anon`: regions where each mapping is known to have an anonymous page, or perhaps to have one. `cuts`: where a
     mapping may begin that is like the one before it, since what had parted them is gone and each has an anon_vma of its
-    own. `moved`: places of mappings that have an origin.
+    own. `moved`: by origin, places that mappings were moved to from there.
     """
 
     vmas: dict[Place, Vma] = field(default_factory=dict)
@@ -142,7 +214,7 @@ class Space:
     pins: dict[Place, list[Page | None]] = field(default_factory=dict)
     anon: set[str] = field(default_factory=set)
     cuts: set[Place] = field(default_factory=set)
-    moved: set[Place] = field(default_factory=set)
+    moved: dict[Place, set[Place]] = field(default_factory=dict)
 
     def anonymous_near(self, region: str) -> bool:
         """Whether what comes to a region may become one mapping with a neighbour that has had anonymous pages."""
@@ -153,29 +225,65 @@ class Space:
         region, last = places[-1]
         self.cuts |= {places[0], (region, last + 1)}
 
+    def copied_moves(self) -> dict[Place, set[Place]]:
+        """`moved`, for another address space."""
+        return {origin: set(places) for origin, places in self.moved.items()}
+
+
+def block_of(place: Place) -> Block:
+    """The huge page that a place is in, or would be in."""
+    return place[0], place[1] // HUGE
+
 
 class State:
     """All of it. `spaces` by process, `mirrors` by device and process; threads are of the process `owner` says."""
 
-    __slots__ = ("mirrors", "owner", "racing", "spaces")
+    __slots__ = ("_mirrors_of", "mirrors", "owner", "racing", "spaces")
 
     def __init__(self) -> None:
         self.spaces: dict[str, Space] = {}
         self.mirrors: dict[tuple[str, str], Mirror] = {}
         self.owner: dict[str, str] = {}
         self.racing = False
+        self._mirrors_of: dict[str, tuple[tuple[str, Mirror], ...]] = {}  # until one is opened or ends
 
-    def users(self, page: Page) -> Iterator[tuple[str, Place, Pte]]:
+    def users(self, page: Page) -> list[tuple[str, Place, Pte]]:
         """Every entry of a CPU page table that has the page."""
+        found = []
         for process, space in self.spaces.items():
             for place in page.places:
                 pte = space.ptes.get(place)
                 if pte is not None and pte.page is page:
-                    yield process, place, pte
+                    found.append((process, place, pte))
+        return found
 
-    def mirrors_of(self, process: str) -> list[tuple[str, Mirror]]:
+    def mirrors_of(self, process: str) -> tuple[tuple[str, Mirror], ...]:
         """The devices that mirror a process."""
-        return [(device, mirror) for (device, of), mirror in self.mirrors.items() if of == process and mirror.alive]
+        found = self._mirrors_of.get(process)
+        if found is None:
+            found = self._mirrors_of[process] = tuple(
+                (device, mirror) for (device, of), mirror in self.mirrors.items() if of == process and mirror.alive
+            )
+        return found
+
+    def open(self, key: tuple[str, str]) -> None:
+        """A device mirrors a process from now on."""
+        self.mirrors[key] = Mirror()
+        self._mirrors_of.clear()
+
+    def close(self, key: tuple[str, str]) -> Mirror | None:
+        """It does not any more; the mirror that it was, if it did."""
+        self._mirrors_of.clear()
+        return self.mirrors.pop(key, None)
+
+    def end(self, process: str) -> Space:
+        """An address space is gone; what it was. Its mirrors stay, and have nothing any more."""
+        for key, mirror in self.mirrors.items():
+            if key[1] == process:
+                mirror.alive = False
+                mirror.entries.clear()
+        self._mirrors_of.clear()
+        return self.spaces.pop(process)
 
     def likeness(self) -> object:
         """What is equal and hashable for states that go on alike: of memory, not of what steps have set up."""
@@ -247,21 +355,22 @@ class State:
         twin.owner = dict(self.owner)
         twin.racing = self.racing
         for name, space in self.spaces.items():
-            twin.spaces[name] = Space(
-                {place: replace(vma, file=file(vma.file)) for place, vma in space.vmas.items()},
+            other = twin.spaces[name] = Space(
+                {place: vma.copy(file(vma.file)) for place, vma in space.vmas.items()},
                 pins={place: [page(one) for one in pinned] for place, pinned in space.pins.items()},
+                anon=set(space.anon),
                 cuts=set(space.cuts),
-                moved=set(space.moved),
+                moved=space.copied_moves(),
             )
-            for place, pte in space.ptes.items():
-                twin.spaces[name].ptes[place] = replace(pte, page=page(pte.page))
+            # Pages know their places already.
+            dict.update(other.ptes, {place: pte.copy(page(pte.page)) for place, pte in space.ptes.items()})
+            other.ptes.read_only = set(space.ptes.read_only)
         for key, mirror in self.mirrors.items():
-            twin.mirrors[key] = Mirror(
-                {place: replace(entry, page=page(entry.page)) for place, entry in mirror.entries.items()},
-                mirror.alive,
-                some(mirror.moved),
-                dict(mirror.failing),
+            copied = twin.mirrors[key] = Mirror(
+                alive=mirror.alive, moved=dict.fromkeys(some(mirror.moved)), failing=dict(mirror.failing)
             )
+            entries = mirror.entries.items()
+            dict.update(copied.entries, {place: entry.copy(page(entry.page)) for place, entry in entries})
         return twin
 
 

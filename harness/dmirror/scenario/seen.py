@@ -10,6 +10,7 @@ import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dmirror.scenario.tree import DEVICES
 
@@ -47,8 +48,7 @@ class Raw:
         return Raw(walks, pagemaps)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a device's page table has for a page: its frame, whether it may write, whether it has it exclusively."""
 
     frame: int
@@ -56,8 +56,7 @@ class Entry:
     exclusive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """One page of a process.
 
     `place` is a device's name or "ram", "zero", "exclusive", "swap" (away, and no mirror that may look says where),
