@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The model: what it says of the stories of HMM, where it leaves something open, and what of it is noticed."""
 
+import errno
 import struct
 import time
 from dataclasses import replace
@@ -8,17 +9,21 @@ from random import Random
 
 import pytest
 
+from dmirror.memory import Span
 from dmirror.model import races, settle
 from dmirror.model.compare import visible
 from dmirror.model.judge import judge
 from dmirror.model.machine import Machine
-from dmirror.model.rules import NEWEST, Rules
+from dmirror.model.predict import Prediction
+from dmirror.model.rules import MOVES_SEVERAL, NEWEST, Rules, known
 from dmirror.model.state import ANYTHING, added
 from dmirror.scenario import __main__ as by_hand
 from dmirror.scenario import tree
+from dmirror.scenario.features import moves_several
 from dmirror.scenario.parser import parse
 from dmirror.scenario.record import Done, Entry, Outcome, Record, Rounds
 from dmirror.scenario.seen import Raw
+from dmirror.scenario.words import CAPABILITIES
 
 MAPPED, MAPPED_WRITE, MAPPED_ATOMIC = 1 << 8, 1 << 9, 1 << 10
 VALID, WRITE, ERROR, ZERO, DEVICE = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6
@@ -107,10 +112,48 @@ class TestStories:
         assert machine.state.mirrors[("A", "CPU")].entries[("buf", 0)].maybe
 
 
-def test_where_kernels_differ_it_goes_by_the_release():
-    assert Rules.of("7.2.13-dmirror").huge_device_pages
-    assert not Rules.of("6.12.117").huge_device_pages
-    assert not Rules.of("6.12.117").exclusive_by_page
+def test_where_kernels_differ_it_goes_by_what_they_have():
+    assert Rules.of({"device_thp"}) == Rules(True, False, False)
+    assert Rules.of({"coherent_exclusive"}) == Rules(False, True, False)
+    assert Rules.of({MOVES_SEVERAL}) == Rules(False, False, True)
+    assert Rules.of(known("7.2.13-dmirror")) == Rules(True, True, True)
+    assert Rules.of(known("6.12.117")) == Rules(False, False, False)
+    assert {"steer", "eviction"} < known("6.1") < known("6.12.117") | {"carried"} < known("7.3.4")
+    assert known("7.3") == {*CAPABILITIES, MOVES_SEVERAL}
+
+
+def test_whether_several_mappings_move_is_tried(monkeypatch):
+    def fails(number):
+        def move(*_):
+            raise OSError(number, "mremap")
+
+        return move
+
+    monkeypatch.setattr(Span, "move", lambda *_: None)
+    assert moves_several()
+    monkeypatch.setattr(Span, "move", fails(errno.EFAULT))
+    assert not moves_several()
+    monkeypatch.setattr(Span, "move", fails(errno.ENOMEM))
+    with pytest.raises(OSError, match="mremap"):
+        moves_several()
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_record_is_judged_by_what_its_kernel_had(moves):
+    """Of a kernel of that release that has something else than others of it."""
+    story = scenario(
+        "region buf: anonymous 4 pages, written 1\nCPU protects buf[0] read-only\nCPU moves buf[0:2] to buf[2:4]"
+    )
+    *_, (_, taken) = settle.play(story, "7.3" if moves else "6.12", Random(1))
+    others = known("6.12" if moves else "7.3")
+    assert [one for one in judge(story, taken) if one.by == "model"] == []
+    assert [one for one in judge(story, replace(taken, features=others)) if one.by == "model"]
+
+
+def test_a_kernel_is_not_asked_of_what_it_lacks():
+    story = scenario("needs capability device_thp\nregion buf: anonymous 1 page\nA reads buf")
+    assert Prediction(story, "6.12").lines[-1] == "not for 6.12: needs capability device_thp"
+    assert "A reads buf" in "\n".join(Prediction(story, "7.3").lines)
 
 
 class TestRaces:
@@ -195,7 +238,7 @@ MAPPED_RAM = (VALID | WRITE | MAPPED | MAPPED_WRITE, 100, 100, PRESENT)
 
 
 def record(start: Raw, *entries: Entry) -> Record:
-    return Record("7.3.4", {"buf": 1 << 44}, start, entries)
+    return Record(known("7.3.4"), {"buf": 1 << 44}, start, entries)
 
 
 class TestJudging:

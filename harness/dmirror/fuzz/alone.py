@@ -13,7 +13,7 @@ from random import Random
 from dmirror.fuzz import genes, trees
 from dmirror.model import invariants, settle
 from dmirror.model.judge import judge
-from dmirror.model.rules import Rules
+from dmirror.model.rules import Rules, known
 from dmirror.scenario.text import format
 
 RELEASE = "7.3"
@@ -32,9 +32,8 @@ class Wrong:
 
 def attempt(seed: int, number: int, release: str = RELEASE) -> Wrong | None:
     """One of them."""
-    scenario = trees.scenario(
-        genes.random(Random(seed * _APART + number)), Rules.of(release), f"model alone, seed {seed}, scenario {number}"
-    )
+    title = f"model alone, seed {seed}, scenario {number}"
+    scenario = trees.scenario(genes.random(Random(seed * _APART + number)), Rules.of(known(release)), title)
     try:
         for machine, so_far in settle.play(scenario, release, Random(number)):
             record = so_far

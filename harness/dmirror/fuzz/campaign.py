@@ -22,7 +22,7 @@ from dmirror.fuzz.genes import Genes
 from dmirror.fuzz.link import Died, Plays
 from dmirror.fuzz.serve import COVER_S
 from dmirror.kernel import Kernel
-from dmirror.model.rules import Rules
+from dmirror.model.rules import Rules, known
 from dmirror.scenario import tree
 from dmirror.scenario.record import Record
 from dmirror.scenario.text import format
@@ -103,7 +103,7 @@ class Campaign:
         self._kernel = kernel
         self._decode = decode
         self._show = show
-        self._rules = Rules.of(progress.release)
+        self._rules = Rules.of(known(progress.release))  # of what is made; it is judged by what the guest says
         self._lock = threading.RLock()
         self._next = progress.rounds
         # A round takes a while to be made; until then its guest would wait.

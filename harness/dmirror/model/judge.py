@@ -63,7 +63,7 @@ class _Judge:
         self._items = scenario.items
         self._heard, self._done = heard, 0
         self._all = _count(scenario.items)
-        self._worlds = [Machine(scenario, Rules.of(record.release))]
+        self._worlds = [Machine(scenario, Rules.of(record.features))]
         self._problems: list[Problem] = []
         self._agrees = True
 

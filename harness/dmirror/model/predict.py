@@ -12,7 +12,7 @@ from dmirror.model import compare, held, races
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
 from dmirror.model.machine import Machine
-from dmirror.model.rules import Rules
+from dmirror.model.rules import Rules, known
 from dmirror.model.state import Entry, Place
 from dmirror.running import release_matches
 from dmirror.scenario import text, tree, words
@@ -27,13 +27,9 @@ class Prediction:
 
     def __init__(self, scenario: tree.Scenario, release: str) -> None:
         self.wrong = 0
-        self._machine = Machine(scenario, Rules.of(release))
+        self._machine = Machine(scenario, Rules.of(known(release)))
         self.lines = [f'scenario "{scenario.title}", as the model has it for {release}']
-        excluded = [
-            need
-            for need in scenario.needs
-            if isinstance(need, tree.NeedKernel) and not release_matches(release, need.comparison)
-        ]
+        excluded = [need for need in scenario.needs if not _met(need, release)]
         if excluded:
             self.lines.append(f"not for {release}: {text.format_need(excluded[0])}")
             return
@@ -138,6 +134,13 @@ class Prediction:
             if any(place in mirror.entries for place in places):
                 found = runs([_entry(mirror.entries.get(place)) for place in places])
                 yield f"{named(tree.Device(device, process))} maps {found}"
+
+
+def _met(need: tree.Need | tree.NeedKernel, release: str) -> bool:
+    """Whether a known kernel has it; of what depends on the machine: it may have it."""
+    if isinstance(need, tree.NeedKernel):
+        return release_matches(release, need.comparison)
+    return need.what != "capability" or need.value in known(release)
 
 
 def _unlike(step: tree.Step, allowed: Allowed) -> str:

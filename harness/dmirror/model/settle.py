@@ -11,7 +11,7 @@ from dmirror.model import compare, held, races
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import COHERENT
 from dmirror.model.machine import Machine
-from dmirror.model.rules import Rules
+from dmirror.model.rules import Rules, known
 from dmirror.model.state import ANYTHING, Page, Pte, State, Vma
 from dmirror.scenario import seen, tree
 from dmirror.scenario.record import Done, Entry, Looked, Outcome, Record, Rounds, address
@@ -33,7 +33,7 @@ def play(scenario: tree.Scenario, release: str, source: Random) -> Iterator[tupl
 
 class _Settler:
     def __init__(self, scenario: tree.Scenario, release: str, source: Random) -> None:
-        self._machine = Machine(scenario, Rules.of(release))
+        self._machine = Machine(scenario, Rules.of(known(release)))
         self._scenario = scenario
         self._release = release
         self._source = source
@@ -49,7 +49,7 @@ class _Settler:
 
     def _record(self, start: Raw, entries: list[Entry]) -> Record:
         addresses = {region.name: address(n) for n, region in enumerate(self._scenario.regions)}
-        return Record(self._release, addresses, start, tuple(entries))
+        return Record(known(self._release), addresses, start, tuple(entries))
 
     def _item(self, item: tree.Item) -> Entry:
         if isinstance(item, tree.Par):

@@ -20,6 +20,7 @@ from dmirror.process import PATIENCE
 from dmirror.scenario import orders, tree
 from dmirror.scenario.agents import Agent, Agents, Gone, Reply
 from dmirror.scenario.course import Course, course
+from dmirror.scenario.features import features
 from dmirror.scenario.orders import ByAgent, ByDevice, Order, Packed
 from dmirror.scenario.record import (
     Done,
@@ -38,7 +39,6 @@ from dmirror.threads import Task
 from dmirror.uapi import ffi, lib
 
 _PROCESSORS = os.sched_getaffinity(0)
-_RELEASE = os.uname().release
 _INJECT = {
     "device allocation": lib.DMIRROR_INJECT_DEVICE_ALLOC,
     "system allocation": lib.DMIRROR_INJECT_SYSTEM_ALLOC,
@@ -144,7 +144,7 @@ class _Play:
         except (TimeoutError, HoldOver, Gone) as error:
             broken = f"{type(error).__name__}: {error}"
         return Record(
-            _RELEASE,
+            features(),
             {name: span.addr for name, span in world.places.items()},
             start,
             tuple(self._taken),

@@ -144,12 +144,13 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """`start`: what was to be seen before the first step. `addresses` of regions; `release` of the kernel.
+    """`start`: what was to be seen before the first step. `addresses` of regions; `features` of the kernel, as
+    model.rules has them.
 
     `entries` may end early: `broken` then says why (a hang, an agent that died).
     """
 
-    release: str
+    features: frozenset[str]
     addresses: dict[str, int]
     start: Raw
     taken: tuple[Entry | Stretch, ...]
