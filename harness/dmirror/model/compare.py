@@ -103,6 +103,7 @@ def _visible(state: State, space: Space, mirrors: dict[str, Mirror], place: Plac
         entry = mirror.entries.get(place) if mirror else None
         seen = frozenset(["swap"] if entry is None else ["exclusive", "swap"] if entry.maybe else ["exclusive"])
     elif pte.page is None:
+        # Who looks cannot tell the huge zero page from other memory.
         unsure = vma.huge or vma.rights == "none" or not mirrors
         seen = frozenset(["zero", "ram"] if unsure else ["zero"])
     elif pte.page.at == RAM:
