@@ -110,7 +110,9 @@ def _visible(state: State, space: Space, mirrors: dict[str, Mirror], place: Plac
         seen = RAM
     else:
         seen = frozenset(_as_seen(at, vma, mirrors) for at in pte.page.at)
-    return seen | nothing if pte.maybe else seen
+    if pte.maybe:
+        seen = seen | nothing
+    return seen | _SWAP if pte.moving is None else seen
 
 
 def _as_seen(at: str, vma: Vma, mirrors: dict[str, Mirror]) -> str:
@@ -144,14 +146,26 @@ def _entry_of_cpu(state: State, space: Space, mirrors: dict[str, Mirror], place:
         del space.ptes[place]
         return ""
     pte.maybe = False
+    if pte.moving is None:
+        _settle_moving(pte, mirrors, page.place)
+    if pte.moving is not False:
+        return ""
     if pte.page is not None and len(pte.page.at) > 1:
         _settle(state, pte.page, page.place)
-    if not mirrors or page.place in ("swap", "exclusive") or pte.moving or space.vmas[place].rights == "none":
+    if not mirrors or page.place in ("swap", "exclusive") or space.vmas[place].rights == "none":
         return ""
     if pte.write is None:
         space.ptes.allow(place, page.rights == "rw")
     wanted = "rw" if pte.write else "r"
     return "" if page.rights == wanted else f"is {page.rights} for the CPU; the model says {wanted}"
+
+
+def _settle_moving(pte: Pte, mirrors: dict[str, Mirror], place: str) -> None:
+    """Where its device can be seen, what is away is under way."""
+    if place != "swap":
+        pte.moving = False
+    elif pte.page is not None and pte.page.device in mirrors:
+        pte.moving = True
 
 
 def _settle(state: State, page: Page, place: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from dmirror.model import faults
@@ -181,15 +182,26 @@ def _migrate(machine: Machine, key: tuple[str, str], places: list[Place]) -> Non
         if failed and not space.vmas[place].huge:
             _put_back(machine, process, place)
             continue
-        # Before 6.19 a page of a huge one that is mapped by small entries is left out (migrate_vma_collect_pmd()).
-        left_out = space.vmas[place].huge and not machine.rules.huge_device_pages and place in space.ptes
+        perhaps = left_out(machine, space, place)
         faults.to_device(machine.state, key, place)
-        if machine.state.racing or failed or left_out:
+        if machine.state.racing or failed or perhaps:
             # A huge page that fails becomes small ones, of which that one fails or not.
             pte = space.ptes[place]
             assert pte.page is not None
             pte.page.at |= RAM
             mirror.entries[place].maybe = True
+
+
+def left_out(machine: Machine, space: Space, place: Place) -> bool:
+    """Whether it may be left out: before 6.19 a page of a huge one that is mapped as a small one is
+    (migrate_vma_collect_pmd())."""
+    return space.vmas[place].huge and not machine.rules.huge_device_pages and place in space.ptes
+
+
+def at_once(space: Space, places: list[Place]) -> list[Place]:
+    """Those of the first migrate_vma_setup(), as far as is known: at most a huge page, of one mapping."""
+    first = _table(space, places[0])
+    return list(takewhile(lambda place: _table(space, place) == first, places))
 
 
 def _put_back(machine: Machine, process: str, place: Place) -> None:
@@ -209,11 +221,9 @@ def resident(machine: Machine, mirror: Mirror, key: tuple[str, str], places: lis
             # From the first one without an entry on, whatever is not there.
             mapped = True
             _map_resident(machine, key, places[done:])
-        here = pte is not None and pte.page is not None and key[0] in pte.page.at
-        if not here:
+        if pte is None or pte.page is None or pte.moving or key[0] not in pte.page.at:
             break
-        assert pte is not None and pte.page is not None
-        unsure |= len(pte.page.at) > 1
+        unsure |= len(pte.page.at) > 1 or pte.moving is None
         done += 1
     if done == len(places):
         return Allowed(frozenset(["", "ENOENT"] if unsure else [""]), None, None if unsure else done)
@@ -225,8 +235,11 @@ def _map_resident(machine: Machine, key: tuple[str, str], places: list[Place]) -
     space, mirror = machine.state.spaces[key[1]], machine.state.mirrors[key]
     for place in places:
         pte = space.ptes.get(place)
-        if pte is not None and pte.page is not None and key[0] in pte.page.at and space.vmas[place].rights != "none":
-            mirror.entries[place] = Entry(pte.page, pte.write, maybe=len(pte.page.at) > 1)
+        if pte is None or pte.page is None or pte.moving or key[0] not in pte.page.at:
+            continue
+        if space.vmas[place].rights != "none":
+            unsure = len(pte.page.at) > 1 or pte.moving is None
+            mirror.entries[place] = Entry(pte.page, pte.write, maybe=unsure)
 
 
 def map_late(machine: Machine, step: tree.Migrate) -> None:
@@ -258,8 +271,13 @@ def _bring_back(machine: Machine, key: tuple[str, str], places: list[Place]) -> 
     faults.invalidate(machine.state, process, places, device)
     for place in places:
         pte = space.ptes.get(place)
-        if pte is not None and pte.page is not None and device in pte.page.at:
-            if len(pte.page.at) > 1 or machine.state.racing:
+        if pte is not None and pte.page is not None and device in pte.page.at and not pte.moving:
+            if pte.page.busy:
+                # Perhaps it is unmapped on the way, and put back: it is locked, or has a reference too many.
+                faults.loosen_kin(machine.state, pte.page)
+                continue
+            perhaps = pte.page.busy is None or pte.moving is None
+            if len(pte.page.at) > 1 or machine.state.racing or perhaps:
                 pte.page.at |= RAM
                 faults.loosen_kin(machine.state, pte.page)
             else:
@@ -301,18 +319,32 @@ def exclusive(machine: Machine, step: tree.Exclusive) -> Allowed:
 
 
 def evict(machine: Machine, step: tree.Evict) -> Allowed:
+    """What somebody who is held has stays, and is waited for in vain."""
     machine.mirror(step.device)
-    for page in [page for page in machine.state.pages() if step.device.name in page.at]:
-        _home(machine, page)
-    return Allowed()
+    stay = [_home(machine, page) for page in machine.state.pages() if step.device.name in page.at]
+    if True in stay:
+        return Allowed(frozenset(["EBUSY"]))
+    return Allowed(frozenset(["", "EBUSY"] if None in stay else [""]))
 
 
-def _home(machine: Machine, page: Page) -> None:
-    """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only."""
+def _home(machine: Machine, page: Page) -> bool | None:
+    """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only. Whether it
+    stays, None: perhaps."""
+    users = machine.state.users(page)
+    held = {page.busy, *(pte.moving for _, _, pte in users)}
     faults.loosen_kin(machine.state, page)
-    for process, place, _ in machine.state.users(page):
-        faults.invalidate(machine.state, process, [place])
+    if True in held:
+        return True
+    for process, place, _ in users:
+        if None in held:
+            faults.loosen_block(machine.state, process, place)
+        else:
+            faults.invalidate(machine.state, process, [place])
+    if None in held:
+        page.at |= RAM
+        return None
     faults.in_memory(machine.state, page)
+    return False
 
 
 def turn(machine: Machine, step: tree.Turn) -> Allowed:

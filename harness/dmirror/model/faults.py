@@ -150,6 +150,8 @@ def back(state: State, process: str, place: Place) -> None:
     page = pte.page
     if page is None or page.at == RAM or page.device in COHERENT:
         return
+    if page.busy and page.device:
+        raise Refused("a wait for the fault that is held")
     if page.at <= {"ram", "swap"}:
         page.at = frozenset(["ram", "swap"]) if _shared(state, page) else RAM
         page.cached = True
@@ -330,7 +332,9 @@ def may_migrate(state: State, space: Space, place: Place) -> bool:
     if pte is None or pte.page is None:
         return vma.file is None
     page = pte.page
-    return not page.file and not page.pins and pte.exclusive is None and not pte.moving and page.at >= RAM
+    if page.file or page.pins or page.busy or pte.exclusive is not None or pte.moving:
+        return False
+    return page.at >= RAM
 
 
 def to_device(state: State, key: tuple[str, str], place: Place) -> None:
@@ -353,7 +357,8 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         pte.maybe = pte.moving = False
         _left(state, page, device)
         # What may be elsewhere, or may be refused, may stay there.
-        stays = page.at if len(page.at) > 1 else RAM if page.cached else frozenset()
+        refused = page.cached or page.busy is None
+        stays = page.at if len(page.at) > 1 else RAM if refused else frozenset()
         page.at = stays | {device}
     mirror.moved.setdefault(page)  # in a race it may have been there, and back
     mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)

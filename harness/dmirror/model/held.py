@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from dmirror.model import devices, faults
+from dmirror.model import devices, faults, held_faults
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
+from dmirror.model.held_faults import End
 from dmirror.model.machine import Machine
-from dmirror.model.state import Entry, Page, Place, Pte
+from dmirror.model.state import RAM, Entry, Page, Place, Pte, block_of
 from dmirror.scenario import tree
 
+# Verbs and advices that hold the lock of a page while they tell of it.
+_LOCKS = ("swaps out", "splits", "collapses", "moves to node", "pageout", "collapse")
 _UNMAPPED = ("after setup", "after copy", "after pages", "before finalize")
-
-End = Callable[[], Allowed]
 
 
 def begin(machine: Machine, step: tree.Step) -> End:
@@ -49,8 +49,17 @@ def _begin(machine: Machine, step: tree.Step) -> End:
     match step:
         case tree.Migrate() if step.held.point in _UNMAPPED:
             return _migration(machine, step, step.held.point)
-        case tree.Load() | tree.Store() | tree.Add() if step.held.point in _UNMAPPED:
-            return _cpu_fault(machine, step)
+        case tree.Load() | tree.Store() | tree.Add():
+            return held_faults.of_cpu(machine, step)
+        case tree.DeviceRead() | tree.DeviceWrite() | tree.Exclusive() if step.held.point == "in invalidation":
+            _perhaps_told(machine, step.held, step.device.process, step.pages)
+            return held_faults.of_device(machine, step)
+        case tree.Migrate() if step.held.point == "in invalidation":
+            _perhaps_told(machine, step.held, step.device.process, step.pages)
+        case tree.Call() if step.held.point == "in invalidation":
+            _perhaps_told(machine, step.held, machine.process(step.actor), step.pages)
+            if step.verb in _LOCKS or step.advice in _LOCKS:
+                return _locked(machine, step)
         case tree.DeviceRead() | tree.DeviceWrite():
             _fault_only(machine, step)
         case tree.Exclusive() if step.held.point == "when exclusive":
@@ -61,29 +70,45 @@ def _begin(machine: Machine, step: tree.Step) -> End:
     return lambda: machine.do(whole)
 
 
+def _perhaps_told(machine: Machine, hold: tree.Hold, process: str, pages: tree.Pages) -> None:
+    """Mirrors are told one after another: the others may have been, before the one that is held."""
+    for device, mirror in machine.state.mirrors_of(process):
+        for place in machine.places(pages) if (device, process) != _key(hold.by) else ():
+            if place in mirror.entries:
+                mirror.entries[place].maybe = True
+
+
+def _key(device: tree.Device | None) -> tuple[str, str]:
+    assert device is not None
+    return device.name, device.process
+
+
+def _locked(machine: Machine, step: tree.Call) -> End:
+    """What moves pages has their locks when it tells of them."""
+    ptes = machine.state.spaces[machine.process(step.actor)].ptes
+    pages = [pte.page for place in machine.places(step.pages) if (pte := ptes.get(place)) and pte.page is not None]
+    for page in pages:
+        page.busy = None
+
+    def end() -> Allowed:
+        for page in pages:
+            page.busy = False
+        return machine.do(replace(step, held=None, block=()))
+
+    return end
+
+
 def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
-    """migrate_vma_setup() and what follows it, in parts."""
-    key, places = (step.device.name, step.device.process), machine.places(step.pages)
+    """migrate_vma_setup() and what follows it, in parts; of the pages that one such call is for."""
+    key, every = (step.device.name, step.device.process), machine.places(step.pages)
     state = machine.state
     space, mirror = state.spaces[key[1]], faults.mirror_of(state, key)
-    if any(place not in space.vmas or space.vmas[place].rights == "none" for place in places):
+    if every[0] not in space.vmas or space.vmas[every[0]].rights == "none":
         raise Refused("EINVAL")
+    places = devices.at_once(space, every)
     faults.invalidate(state, key[1], places, key[0])
-    holes: list[Place] = []
-    moving: list[tuple[Place, Pte, Page]] = []
-    for place in places:
-        pte = space.ptes.get(place)
-        if step.to == "device" and faults.may_migrate(state, space, place):
-            if pte is None or pte.page is None:
-                holes.append(place)
-                _taken_away(machine, key, place, point)
-                continue
-        elif not (step.to == "system" and pte is not None and pte.page is not None and key[0] in pte.page.at):
-            continue
-        assert pte is not None and pte.page is not None
-        pte.moving = True
-        moving.append((place, pte, pte.page))
-        _unmapped_elsewhere(machine, pte)
+    holes, moving = _collected(machine, step, places)
+    for place in [*holes, *(place for place, _, _ in moving)]:
         _taken_away(machine, key, place, point)
 
     def fill() -> None:
@@ -101,30 +126,69 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
         holes = []
         if point == "before finalize" and step.to == "device":
             for place, pte, page in moving:
-                mirror.entries[place] = Entry(page, pte.write)
+                mirror.entries[place] = Entry(page, pte.write, maybe=pte.moving is None)
 
     def end() -> Allowed:
         fill()
         for place, pte, page in moving:
+            moves = pte.moving
             for _, _, other in state.users(page):
                 other.moving = False
             if space.ptes.get(place) is not pte:
                 _went_for_others(machine, key, step, page)  # discarded here meanwhile
-                continue
-            if step.to == "device":
+            elif step.to == "device" and moves is not False:
                 faults.to_device(state, key, place)
-            else:
+                if moves is None:
+                    page.at |= RAM
+                    mirror.entries[place].maybe = True
+            elif moves is not False:
                 faults.to_system(state, page, key[1])
-        if step.to == "device":
-            for place in places:
-                there = space.ptes.get(place)
-                if there is not None and there.page is not None and there.page.device == key[0]:
-                    had = mirror.entries.get(place)
-                    mirror.entries[place] = Entry(there.page, there.write, maybe=had is None)
-            return devices.resident(machine, mirror, key, places)
-        return Allowed(pages=None)
+        rest = every[len(places) :]
+        ended = machine.do(_part(step, rest)) if rest else Allowed()
+        if step.to == "system":
+            return Allowed(ended.failed, pages=None)
+        if not ended.failed & {"", "ENOENT"}:
+            return ended
+        for place in places:
+            there = space.ptes.get(place)
+            if there is not None and there.page is not None and there.page.device == key[0]:
+                had = mirror.entries.get(place)
+                mirror.entries[place] = Entry(there.page, there.write, maybe=had is None)
+        return devices.resident(machine, mirror, key, every)
 
     return end
+
+
+def _collected(
+    machine: Machine, step: tree.Migrate, places: list[Place]
+) -> tuple[list[Place], list[tuple[Place, Pte, Page]]]:
+    """Holes that are to be filled, and what is unmapped to be moved."""
+    process, device = step.device.process, step.device.name
+    space = machine.state.spaces[process]
+    holes, moving = [], []
+    for place in places:
+        pte = space.ptes.get(place)
+        if step.to == "device" and faults.may_migrate(machine.state, space, place):
+            if pte is None or pte.page is None:
+                holes.append(place)
+                continue
+        elif not (step.to == "system" and pte is not None and _may_come_back(pte, device)):
+            continue
+        assert pte is not None and pte.page is not None
+        pte.moving = None if pte.page.busy is None or devices.left_out(machine, space, place) else True
+        moving.append((place, pte, pte.page))
+        _unmapped_elsewhere(machine, pte)
+        faults.loosen_block(machine.state, process, place)
+    return holes, moving
+
+
+def _may_come_back(pte: Pte, device: str) -> bool:
+    return pte.page is not None and device in pte.page.at and not pte.page.busy and not pte.moving
+
+
+def _part(step: tree.Migrate, places: list[Place]) -> tree.Migrate:
+    region, first = places[0]
+    return replace(step, held=None, block=(), pages=tree.Pages(region, first, first + len(places)))
 
 
 def _taken_away(machine: Machine, key: tuple[str, str], place: Place, point: tree.Point) -> None:
@@ -163,8 +227,15 @@ def _exclusive(machine: Machine, step: tree.Exclusive, allowed: Allowed) -> End:
     places = machine.places(step.pages)
     entries = machine.state.mirrors[key].entries
     entry = entries.pop(places[0], None)
+    space = machine.state.spaces[key[1]]
+    # It has the lock of the page, if that is a huge one of all of it.
+    locked = [pte.page for place in faults.block(space, places[0]) if (pte := space.ptes.get(place)) and pte.page]
+    for page in locked:
+        page.busy = None
 
     def end() -> Allowed:
+        for page in locked:
+            page.busy = False
         pte = machine.state.spaces[key[1]].ptes.get(places[0])
         if entry is not None and pte is not None and pte.exclusive == key:
             entries[places[0]] = entry
@@ -176,23 +247,24 @@ def _exclusive(machine: Machine, step: tree.Exclusive, allowed: Allowed) -> End:
     return end
 
 
-def _cpu_fault(machine: Machine, step: tree.Load | tree.Store | tree.Add) -> End:
-    process = machine.process(step.actor)
-    space = machine.state.spaces[process]
+def _fault_only(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> None:
+    """hmm_range_fault() has been there, and nothing is installed yet: from the first page that is missing to the end of
+    a huge one."""
+    key = (step.device.name, step.device.process)
+    mirror, write = faults.mirror_of(machine.state, key), isinstance(step, tree.DeviceWrite)
+    missing: Place | None = None
     for place in machine.places(step.pages):
-        pte = space.ptes.get(place)
-        if pte is not None and pte.page is not None and pte.page.device:
-            pte.moving = True
-            _unmapped_elsewhere(machine, pte)
-            faults.invalidate(machine.state, process, [place], pte.page.device)
-            faults.loosen(machine.state, process, [place])
-            break  # it is held at the first one
-
-    def end() -> Allowed:
-        release(machine)
-        return machine.do(replace(step, held=None, block=()))
-
-    return end
+        entry = mirror.entries.get(place)
+        if missing is None and (entry is None or (write and entry.write is not True)):
+            missing = place
+        if missing is None:
+            continue
+        if block_of(place) != block_of(missing):
+            return
+        try:
+            faults.walk_fault(machine.state, key, place, write=write)
+        except Refused:
+            return
 
 
 def release(machine: Machine) -> None:
@@ -200,19 +272,5 @@ def release(machine: Machine) -> None:
     for space in machine.state.spaces.values():
         for pte in space.ptes.values():
             pte.moving = False
-
-
-def _fault_only(machine: Machine, step: tree.DeviceRead | tree.DeviceWrite) -> None:
-    """hmm_range_fault() has been there, and nothing is installed yet."""
-    key = (step.device.name, step.device.process)
-    mirror, write = faults.mirror_of(machine.state, key), isinstance(step, tree.DeviceWrite)
-    missing = False
-    for place in machine.places(step.pages):
-        entry = mirror.entries.get(place)
-        missing |= entry is None or (write and entry.write is not True)
-        if not missing:
-            continue
-        try:
-            faults.walk_fault(machine.state, key, place, write=write)
-        except Refused:
-            return
+            if pte.page is not None:
+                pte.page.busy = False

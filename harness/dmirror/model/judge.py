@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, permutations, product
 
-from dmirror.model import compare, faults, held, races
+from dmirror.model import compare, faults, held, held_faults, races
 from dmirror.model.allowed import Allowed
 from dmirror.model.machine import Machine
 from dmirror.model.rules import Rules
@@ -140,9 +140,12 @@ class _Judge:
         return wrong
 
     def _held(self, step: tree.Step, done: Done, seen: list[Memory]) -> None:
-        ends: dict[int, held.End] = {}
+        ends: dict[int, held_faults.End] = {}
+        passed: dict[int, int] = {}
 
         def begin(machine: Machine) -> list[str]:
+            if isinstance(step, tree.Load | tree.Store | tree.Add):
+                passed[id(machine)] = held_faults.passed(machine, step)
             try:
                 ends[id(machine)] = held.begin(machine, step)
             except faults.Refused as refused:
@@ -163,7 +166,7 @@ class _Judge:
             if not entry.outcome.slept:
                 self._file(waiter, ["it did not wait for the end of the hold"])
         if later and isinstance(step, tree.Load | tree.Store | tree.Add):
-            self._model_of_crowd(step, [(replace(step, held=None, block=()), done), *later])
+            self._model_of_crowd(step, done, passed, later)
             return
         self._model(step, lambda machine: self._ended(machine, step, ends[id(machine)](), done.outcome))
         for waiter, entry in later:
@@ -177,14 +180,21 @@ class _Judge:
             if compare.memory(machine.twin().state, memory):
                 compare.accept(machine.state, memory)
 
-    def _model_of_crowd(self, item: tree.Item, crowd: list[tuple[tree.Step, Done]]) -> None:
-        """Steps that go on at the same moment: any order will do."""
+    def _model_of_crowd(
+        self,
+        item: held_faults.Access,
+        done: Done,
+        passed: dict[int, int],
+        later: list[tuple[tree.Step, Done]],
+    ) -> None:
+        """A fault that was held and steps that waited for it go on at the same moment: any order will do."""
         if not self._agrees:
             return
         agreeing: list[Machine] = []
         wrong: list[str] = []
         for machine in self._worlds:
             held.release(machine)
+            crowd = [held_faults.rest(machine, item, done, passed[id(machine)]), *later]
             for order in islice(permutations(crowd), races.ORDERS):
                 self._tell()
                 twin = machine.twin()

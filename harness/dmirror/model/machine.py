@@ -160,13 +160,14 @@ class Machine:
             page.forked = True
         if page is not None and not page.file and page.pins:
             # A pinned page may be copied for the child at once (copy_present_page()), or be shared.
-            twin.ptes[place] = Pte(page, False)
+            twin.ptes[place] = Pte(page, False, moving=pte.moving)
             space.ptes.allow(place, False)
             return
         maybe = pte.maybe or page is None or page.file
         if page is not None and not page.file:
             space.ptes.allow(place, False)
-        twin.ptes[place] = Pte(page, pte.write if page is not None and page.file else False, maybe=maybe)
+        write = pte.write if page is not None and page.file else False
+        twin.ptes[place] = Pte(page, write, maybe=maybe, moving=pte.moving)
 
     def leave(self, process: str) -> None:
         """The address space is gone, by exit, exec or death."""

@@ -200,6 +200,8 @@ class _Settler:
             del space.ptes[place]
             return None
         pte.maybe = False
+        if pte.moving is None:
+            pte.moving = self._source.random() < 0.5
         if pte.write is None:
             write = self._may_write(state, space.vmas[place], pte) and self._source.random() < 0.5
             space.ptes.allow(place, write)

@@ -30,16 +30,17 @@ class Page:
 
     `file`: a page of a file, which never migrates; `pins` are references that nothing here explains; `cached`: it came
     from swap, whose cache may still have it, or another processor may be about to unlock it: then it may be refused
-    (M-14).
+    (M-14). `busy`: somebody who is held has its lock, or a reference: it stays where it is; None: perhaps.
     """
 
-    __slots__ = ("at", "cached", "file", "forked", "pins", "places", "values")
+    __slots__ = ("at", "busy", "cached", "file", "forked", "pins", "places", "values")
 
     def __init__(self, values: Numbers, at: frozenset[str] = RAM, *, file: bool = False) -> None:
         self.values = values
         self.at = at
         self.file = file
         self.pins = 0
+        self.busy: bool | None = False
         self.forked = False  # since it was last written: who writes it has to be alone with it (PageAnonExclusive())
         self.cached = False
         self.places: set[Place] = set()  # where somebody has or had it
@@ -56,14 +57,14 @@ class Pte:
     """An entry of the CPU's page table; `page` None is the zero page.
 
     `write` None: either. `exclusive`: the mirror that has it exclusively. `maybe`: it may as well not be there.
-    `moving`: a migration that is held has unmapped it.
+    `moving`: a migration that is held has unmapped it; None: perhaps.
     """
 
     page: Page | None
     write: bool | None
     exclusive: tuple[str, str] | None = None
     maybe: bool = False
-    moving: bool = False
+    moving: bool | None = False
 
     def copy(self, page: Page | None) -> Pte:
         """Another one, of that page."""
@@ -336,7 +337,7 @@ class State:
                 return None
             if id(old) not in pages:
                 new = pages[id(old)] = Page(old.values, old.at, file=old.file)
-                new.pins, new.cached, new.forked = old.pins, old.cached, old.forked
+                new.pins, new.cached, new.forked, new.busy = old.pins, old.cached, old.forked, old.busy
                 new.places = set(old.places)
             return pages[id(old)]
 
