@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from dmirror.model import faults
@@ -116,6 +117,7 @@ def _move(machine: Machine, step: tree.Call) -> Allowed:
             vma.bare = vma.anon is None and (vma.origin is None or vma.bare)
             vma.origin = vma.origin or before
             space.moved.setdefault(vma.origin, set()).add(place)
+            machine.state.moves = True
         elif beside:
             vma.anon = None
         beside = beside or vma.anon is not False
@@ -153,13 +155,13 @@ def _discard(machine: Machine, process: str, places: list[Place], advice: str) -
     """Mapping by mapping, up to the first that refuses; what is not mapped is passed over, and said at the end."""
     space = machine.state.spaces[process]
     mapped = [place for place in places if place in space.vmas]
+    if advice == "dontneed":
+        drop(machine, process, list(takewhile(lambda place: not space.vmas[place].locked, mapped)))
     for place in mapped:
         vma = space.vmas[place]
         if vma.locked and advice != "remove":
             raise Refused("EINVAL")
-        if advice == "dontneed":
-            drop(machine, process, [place])
-        elif advice == "free":
+        if advice == "free":
             if vma.file:
                 raise Refused("EINVAL")
             faults.invalidate(machine.state, process, [place])
@@ -167,7 +169,7 @@ def _discard(machine: Machine, process: str, places: list[Place], advice: str) -
             if vma.private:
                 raise Refused("EINVAL", "EACCES")
             _punch(machine, vma)
-        else:
+        elif advice != "dontneed":
             _age(machine, process, place)
     if len(mapped) < len(places):
         raise Refused("ENOMEM")

@@ -9,6 +9,7 @@ from itertools import islice
 from dmirror.model.allowed import Allowed
 from dmirror.model.faults import COHERENT
 from dmirror.model.state import ANYTHING, RAM, Entry, Mirror, Page, Place, Pte, Space, State, Vma
+from dmirror.scenario import tree
 from dmirror.scenario.record import Outcome
 from dmirror.scenario.seen import Memory
 from dmirror.scenario.seen import Page as Seen
@@ -40,13 +41,15 @@ def _memory(state: State, seen: Memory) -> Iterator[str]:
         if space is None:
             continue
         mirrors = dict(state.mirrors_of(process))
+        mapped = any(mirror.entries for mirror in mirrors.values())
         for region, pages in regions.items():
             for number, page in enumerate(pages):
                 place = (region, number)
                 wrong = _entry_of_cpu(state, space, mirrors, place, page)
                 if wrong:
                     yield f"{_where(process, place)} {wrong}"
-                yield from _entries_of_devices(mirrors, place, page, process)
+                if mapped or page.entries:
+                    yield from _entries_of_devices(mirrors, place, page, process)
                 pte = space.ptes.get(place)
                 if pte is not None and pte.page is not None and page.frame and page.place != "zero":
                     yield from frames.same(pte.page, page.frame, process, place, "")
@@ -218,31 +221,52 @@ def accept(state: State, seen: Memory) -> None:
     """Take what was seen for what is there, with values that nobody can say."""
     pages: dict[int, Page] = {}  # by frame, of all processes: they may share them
     for process, regions in seen.items():
+        space, mirrors = state.spaces[process], state.mirrors_of(process)
+        for _, mirror in mirrors:
+            mirror.entries.firm = None  # all of it changes
         for region, found in regions.items():
             for number, page in enumerate(found):
-                _accept(state, process, (region, number), page, pages)
+                place = (region, number)
+                kept = _accept(space, process, place, page, pages)
+                for device, mirror in mirrors:
+                    entry = page.entries.get(device)
+                    if entry is not None:
+                        mirror.entries[place] = Entry(kept, entry.write, entry.exclusive)
+                    elif mirror.entries:
+                        mirror.entries.pop(place, None)
 
 
-def _accept(state: State, process: str, place: Place, page: Seen, pages: dict[int, Page]) -> None:
-    space = state.spaces[process]
-    old = space.ptes.pop(place, None)
-    if page.place in ("none", "error"):
-        kept: Page | None = None
-    elif page.place == "zero":
-        kept = None
+def _accept(space: Space, process: str, place: Place, page: Seen, pages: dict[int, Page]) -> Page | None:
+    """The CPU's entry; which page it is."""
+    where, rights, frame, _, entries = page
+    old = space.ptes.get(place)
+    if where in ("none", "error"):
+        if old is not None:
+            del space.ptes[place]
+        return None
+    if where == "zero":
         space.ptes[place] = Pte(None, False)
+        return None
+    kept = old.page if old is not None and old.page is not None else Page(ANYTHING)
+    kept = pages.setdefault(frame, kept) if frame else kept
+    kept.values = ANYTHING
+    # A device that was told has no entry any more where the CPU's still says exclusive, which looks like away.
+    still = old.exclusive if old is not None and where == "swap" and kept.at == RAM else None
+    if where != "swap" or not (kept.device or still):  # without a mirror pages of devices look like that, too
+        kept.at = _AT[where]
+    exclusive = still
+    for device, entry in entries.items():
+        if entry.exclusive:
+            exclusive = (device, process)
+            break
+    write = rights == "rw" if rights != "none" else None
+    if old is None or old.page is not kept:
+        space.ptes[place] = Pte(kept, write, exclusive)
     else:
-        kept = old.page if old is not None and old.page is not None else Page(ANYTHING)
-        kept = pages.setdefault(page.frame, kept) if page.frame else kept
-        kept.values = ANYTHING
-        # A device that was told has no entry any more where the CPU's still says exclusive, which looks like away.
-        still = old.exclusive if old is not None and page.place == "swap" and kept.at == RAM else None
-        if page.place != "swap" or not (kept.device or still):  # without a mirror pages of devices look like that, too
-            kept.at = frozenset(["ram" if page.place == "exclusive" else page.place])
-        exclusive = next(((device, process) for device, entry in page.entries.items() if entry.exclusive), still)
-        space.ptes[place] = Pte(kept, page.rights == "rw" if page.rights != "none" else None, exclusive)
-    for device, mirror in state.mirrors_of(process):
-        mirror.entries.pop(place, None)
-        entry = page.entries.get(device)
-        if entry is not None:
-            mirror.entries[place] = Entry(kept, entry.write, entry.exclusive)
+        old.exclusive, old.maybe, old.moving, old.write = exclusive, False, False, write
+        if write is False:
+            space.ptes.allow(place, write)
+    return kept
+
+
+_AT = {place: frozenset([place]) for place in (*tree.DEVICES, "swap")} | {"ram": RAM, "exclusive": RAM}

@@ -178,18 +178,13 @@ def _migrate(machine: Machine, key: tuple[str, str], places: list[Place]) -> Non
         if not faults.may_migrate(machine.state, space, place):
             _put_back(machine, process, place)
             continue
-        failed = mirror.fails("device allocation") or mirror.fails("copy")
+        failed = mirror.failing and (mirror.fails("device allocation") or mirror.fails("copy"))
         if failed and not space.vmas[place].huge:
             _put_back(machine, process, place)
             continue
-        perhaps = left_out(machine, space, place)
-        faults.to_device(machine.state, key, place)
-        if machine.state.racing or failed or perhaps:
-            # A huge page that fails becomes small ones, of which that one fails or not.
-            pte = space.ptes[place]
-            assert pte.page is not None
-            pte.page.at |= RAM
-            mirror.entries[place].maybe = True
+        # A huge page that fails becomes small ones, of which that one fails or not.
+        perhaps = bool(machine.state.racing or failed or left_out(machine, space, place))
+        faults.to_device(machine.state, key, place, perhaps=perhaps)
 
 
 def left_out(machine: Machine, space: Space, place: Place) -> bool:
@@ -330,20 +325,25 @@ def evict(machine: Machine, step: tree.Evict) -> Allowed:
 def _home(machine: Machine, page: Page) -> bool | None:
     """A page of a device comes back by migrate_device_range(): announced by the walk of its mappings only. Whether it
     stays, None: perhaps."""
-    users = machine.state.users(page)
-    held = {page.busy, *(pte.moving for _, _, pte in users)}
-    faults.loosen_kin(machine.state, page)
-    if True in held:
+    state = machine.state
+    users = state.users(page)
+    stays = page.busy
+    for _, _, pte in users:
+        if stays is not True and pte.moving is not False:
+            stays = pte.moving
+    if stays is not False or state.moves or len(users) < len(state.spaces) * len(page.places):
+        faults.loosen_kin(state, page)
+    if stays:
         return True
     for process, place, _ in users:
-        if None in held:
-            faults.loosen_block(machine.state, process, place)
+        if stays is None:
+            faults.loosen_block(state, process, place)
         else:
-            faults.invalidate(machine.state, process, [place])
-    if None in held:
+            faults.invalidate(state, process, [place])
+    if stays is None:
         page.at |= RAM
         return None
-    faults.in_memory(machine.state, page)
+    faults.in_memory(state, page)
     return False
 
 

@@ -44,16 +44,16 @@ def invalidate(state: State, process: str, places: Sequence[Place], owner: str =
 
     Of a huge page more may be announced than was asked for.
     """
-    mirrors = state.mirrors_of(process)
-    others = [mirror.entries for device, mirror in mirrors if device != owner]
-    if not others:
-        return
-    vmas = state.spaces[process].vmas
-    for entries in others:
-        for place in places if entries else ():
-            entries.pop(place, None)
-    tables = [mirror.entries for _, mirror in mirrors if mirror.entries]
-    if tables:
+    others, tables = False, []
+    for device, mirror in state.mirrors_of(process):
+        if device != owner:
+            others = True
+            for place in places if mirror.entries else ():
+                mirror.entries.pop(place, None)
+        if mirror.entries:
+            tables.append(mirror.entries)
+    if others and tables:
+        vmas = state.spaces[process].vmas
         for huge in {block_of(place) for place in places if place in vmas and vmas[place].huge}:
             for entries in tables:
                 entries.loosen(huge, vmas)
@@ -80,15 +80,14 @@ def loosen(state: State, process: str, places: Iterable[Place]) -> None:
 def loosen_kin(state: State, page: Page) -> None:
     """The walk of a page's mappings (rmap) tells those, too, who had it by fork once and have another there now, or who
     never had it: a copy is looked for wherever its origin is mapped."""
-    spaces = state.spaces.items()
-    if not any([space.moved for _, space in spaces]):  # a list is quicker, and this comes for each page
-        for kin, _ in spaces:
+    if not state.moves:
+        for kin in state.spaces:
             loosen(state, kin, page.places)
         return
     origins = page.places | {
         origin for process, place, _ in state.users(page) if (origin := _origin(state, process, place))
     }
-    for kin, space in spaces:
+    for kin, space in state.spaces.items():
         # Wherever that is now, and what was mapped there since: it goes by vm_pgoff.
         moved = {place for origin in origins for place in space.moved.get(origin, ()) if _is_from(space, place, origin)}
         loosen(state, kin, origins | moved)
@@ -104,19 +103,31 @@ def _origin(state: State, process: str, place: Place) -> Place | None:
     return vma.origin if vma else None
 
 
-def _left(state: State, page: Page, device: str) -> None:
-    """A page has moved: who had it in another address space was told by the walk of its mappings (rmap)."""
-    loosen_kin(state, page)
-    for process, place, _ in state.users(page):
-        for name, mirror in state.mirrors_of(process):
-            entry = mirror.entries.get(place)
-            if entry is None or (entry.page is not page and name == device):
-                continue
-            if state.racing:
-                entry.maybe = True  # perhaps it stays where it is
-            else:
-                del mirror.entries[place]
-        loosen_block(state, process, place)
+def _left(state: State, page: Page, device: str, told: str = "") -> None:
+    """A page has moved: who had it in another address space was told by the walk of its mappings (rmap). Mirrors of the
+    process `told`, but for those of the device, were told before."""
+    if state.moves:
+        loosen_kin(state, page)
+    for process, space in state.spaces.items():
+        mirrors, ptes = state.mirrors_of(process), space.ptes
+        for place in page.places:
+            pte = ptes.get(place)
+            has = pte is not None and pte.page is page
+            for name, mirror in mirrors:
+                entry = mirror.entries.get(place)
+                if entry is None:
+                    continue
+                if has and process == told and name != device:
+                    del mirror.entries[place]
+                # In a race perhaps it stays where it is.
+                elif not has or state.racing or (entry.page is not page and name == device):
+                    entry.maybe = True
+                else:
+                    del mirror.entries[place]
+            if has and space.vmas[place].huge:
+                for _, mirror in mirrors:
+                    if mirror.entries:
+                        mirror.entries.loosen((place[0], place[1] // HUGE), space.vmas)
 
 
 # CPU faults
@@ -128,7 +139,8 @@ def fault(state: State, process: str, place: Place, *, write: bool) -> Pte:
     vma = space.vmas.get(place)
     if vma is None or vma.rights == "none" or (write and vma.rights != "read-write"):
         raise Refused("SIGSEGV")
-    back(state, process, place)
+    if place in space.ptes:
+        back(state, process, place)
     pte = space.ptes.get(place)
     if pte is None or pte.maybe:
         pte = _populate(state, process, place, vma, write=write)
@@ -150,7 +162,8 @@ def back(state: State, process: str, place: Place) -> None:
     page = pte.page
     if page is None or page.at == RAM or page.device in COHERENT:
         return
-    if page.busy and page.device:
+    device = page.device
+    if page.busy and device:
         raise Refused("a wait for the fault that is held")
     if page.at <= {"ram", "swap"}:
         page.at = frozenset(["ram", "swap"]) if _shared(state, page) else RAM
@@ -162,7 +175,7 @@ def back(state: State, process: str, place: Place) -> None:
             loosen(state, of, [there])
         raise Injected("SIGBUS")
     # Of a huge page the others come along, if there is memory for all; where there was none it is split.
-    along = block(space, place) if page.device else ()
+    along = block(space, place) if device else ()
     to_system(state, page, process)
     for other in along:
         beside = space.ptes.get(other)
@@ -174,7 +187,8 @@ def back(state: State, process: str, place: Place) -> None:
 
 def injected(state: State, page: Page, what: str) -> bool:
     """Whether a failure was injected, by the mirror that migrated the page, and this is what fails."""
-    return any(page in mirror.moved and mirror.fails(what) for mirror in state.mirrors.values())
+    failing = [mirror for mirror in state.mirrors.values() if mirror.failing]
+    return any(page in mirror.moved and mirror.fails(what) for mirror in failing) if failing else False
 
 
 def revoke(state: State, process: str, place: Place, pte: Pte) -> None:
@@ -308,13 +322,7 @@ def _shared(state: State, page: Page) -> bool:
 
 def to_system(state: State, page: Page, process: str) -> None:
     """A page of a device comes to system memory, in every address space that has it."""
-    device = page.device
-    _left(state, page, device)
-    for name, mirror in state.mirrors_of(process):
-        if name != device:  # told by migrate_vma_setup(), with an owner that is not theirs
-            for of, place, _ in state.users(page):
-                if of == process:
-                    mirror.entries.pop(place, None)
+    _left(state, page, page.device, process)  # by migrate_vma_setup(), with an owner that is not theirs
     in_memory(state, page)
 
 
@@ -337,8 +345,8 @@ def may_migrate(state: State, space: Space, place: Place) -> bool:
     return page.at >= RAM
 
 
-def to_device(state: State, key: tuple[str, str], place: Place) -> None:
-    """A page, or a hole, goes to the device by migrate_vma_pages(), and the driver maps it."""
+def to_device(state: State, key: tuple[str, str], place: Place, *, perhaps: bool = False) -> None:
+    """A page, or a hole, goes to the device by migrate_vma_pages(), and the driver maps it; or perhaps it does not."""
     device, process = key
     space, mirror = state.spaces[process], state.mirrors[key]
     pte = space.ptes.get(place)
@@ -358,8 +366,12 @@ def to_device(state: State, key: tuple[str, str], place: Place) -> None:
         _left(state, page, device)
         # What may be elsewhere, or may be refused, may stay there.
         refused = page.cached or page.busy is None
-        stays = page.at if len(page.at) > 1 else RAM if refused else frozenset()
-        page.at = stays | {device}
+        if len(page.at) > 1:
+            page.at |= {device}
+        else:
+            page.at = frozenset([device, *RAM] if refused or perhaps else [device])
+    if perhaps and "ram" not in page.at:
+        page.at |= RAM
     mirror.moved.setdefault(page)  # in a race it may have been there, and back
     mirror.entries[place] = Entry(page, write, maybe=len(page.at) > 1)
 

@@ -10,7 +10,7 @@ from dmirror.model.allowed import Allowed
 from dmirror.model.faults import Refused
 from dmirror.model.held_faults import End
 from dmirror.model.machine import Machine
-from dmirror.model.state import RAM, Entry, Page, Place, Pte, block_of
+from dmirror.model.state import Entry, Page, Place, Pte, block_of
 from dmirror.scenario import tree
 
 # Verbs and advices that hold the lock of a page while they tell of it.
@@ -137,10 +137,7 @@ def _migration(machine: Machine, step: tree.Migrate, point: tree.Point) -> End:
             if space.ptes.get(place) is not pte:
                 _went_for_others(machine, key, step, page)  # discarded here meanwhile
             elif step.to == "device" and moves is not False:
-                faults.to_device(state, key, place)
-                if moves is None:
-                    page.at |= RAM
-                    mirror.entries[place].maybe = True
+                faults.to_device(state, key, place, perhaps=moves is None)
             elif moves is not False:
                 faults.to_system(state, page, key[1])
         rest = every[len(places) :]

@@ -51,8 +51,8 @@ class _Race:
 
     def __init__(self, machine: Machine, par: tree.Par) -> None:
         self.par = par
-        self.split = races.parts(machine, par)
-        self.many = races.count(self.split) > races.ORDERS
+        self.many = not races.few(machine, par)
+        self.split = [] if self.many else races.parts(machine, par)
         self.apart = [] if self.many else races.parts(machine, par, apart=True)
         self.one = [part for column in races.parts(machine, par, one_by_one=True) for part in column]
 

@@ -23,12 +23,14 @@ class Machine:
         self.rules = rules
         self.state = State()
         self.regions = {region.name: region for region in scenario.regions}
+        self._places: dict[tree.Pages, list[Place]] = {}
         self._begin()
 
     def twin(self) -> Machine:
         """Another one in the same state, that goes its own way."""
         other = Machine.__new__(Machine)
         other.scenario, other.rules, other.regions = self.scenario, self.rules, self.regions
+        other._places = self._places
         other.state = self.state.copy()
         return other
 
@@ -41,8 +43,11 @@ class Machine:
 
     def places(self, pages: tree.Pages) -> list[Place]:
         """The places that are meant."""
-        stop = self.pages_of(pages.region) if pages.stop is None else pages.stop
-        return [(pages.region, number) for number in range(pages.first, stop)]
+        found = self._places.get(pages)
+        if found is None:
+            stop = self.pages_of(pages.region) if pages.stop is None else pages.stop
+            found = self._places[pages] = [(pages.region, number) for number in range(pages.first, stop)]
+        return found
 
     def _begin(self) -> None:
         self.state.spaces[tree.MAIN] = Space()
@@ -60,8 +65,9 @@ class Machine:
         places = self.places(tree.Pages(region.name))
         if region.written is not None:
             for place, number in zip(places, region.written.of(len(places)), strict=True):
-                faults.fault(self.state, tree.MAIN, place, write=True)
-                self.store(tree.MAIN, place, frozenset([number]))
+                page = faults.fault(self.state, tree.MAIN, place, write=True).page
+                assert page is not None
+                page.values = frozenset([number])
         elif region.read:
             for place in places:
                 faults.fault(self.state, tree.MAIN, place, write=False)
@@ -100,12 +106,6 @@ class Machine:
         """The mirror that acts. Refused where it is closed, or its address space is gone."""
         return faults.mirror_of(self.state, (device.name, device.process))
 
-    def store(self, process: str, place: Place, numbers: Numbers) -> None:
-        """The page there, which may be written, has one of these values."""
-        page = self.state.spaces[process].ptes[place].page
-        assert page is not None
-        page.values = numbers
-
     # The CPU's accesses
 
     def access(self, step: tree.Load | tree.Store | tree.Add) -> Allowed:
@@ -119,11 +119,10 @@ class Machine:
             except Refused as refused:
                 return Allowed(refused.names, tuple(values), len(values))
             before = pte.page.values if pte.page is not None else ZERO
-            if isinstance(step, tree.Store):
-                self.store(process, place, frozenset([number]))
-                before = frozenset([number])
-            elif isinstance(step, tree.Add):
-                self.store(process, place, added(before, step.amount))
+            if isinstance(step, tree.Store) and pte.page is not None:
+                before = pte.page.values = frozenset([number])
+            elif isinstance(step, tree.Add) and pte.page is not None:
+                pte.page.values = added(before, step.amount)
             values.append(before)
         return Allowed(values=tuple(values), pages=len(values))
 

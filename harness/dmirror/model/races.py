@@ -16,6 +16,7 @@ from dmirror.scenario import tree
 ORDERS = 500
 """More of them are not tried: then only what holds in every order is asked for."""
 
+Access = tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite
 Part = tuple[int, int, tree.Step]
 """Column, number of the step in it, and what is done of it at once."""
 
@@ -35,7 +36,7 @@ def parts(machine: Machine, par: tree.Par, *, apart: bool = False, one_by_one: b
             assert isinstance(item, tree.Step)
             if isinstance(item, tree.Load | tree.Store | tree.Add) and one_by_one:
                 here.append((number, index, item))
-            elif isinstance(item, tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite):
+            elif isinstance(item, Access):
                 singles = [(number, index, single) for single in _singles(machine, item)]
                 # Of several pages walks() says the same and more.
                 twice = apart and isinstance(item, tree.DeviceRead) and len(singles) == 1
@@ -50,9 +51,7 @@ def _to_device(step: tree.Step) -> bool:
     return isinstance(step, tree.Migrate) and step.to == "device"
 
 
-def _singles(
-    machine: Machine, step: tree.Load | tree.Store | tree.Add | tree.DeviceRead | tree.DeviceWrite
-) -> Iterator[tree.Step]:
+def _singles(machine: Machine, step: Access) -> Iterator[tree.Step]:
     places = machine.places(step.pages)
     values = step.value.of(len(places)) if isinstance(step, tree.Store | tree.DeviceWrite) else ()
     for offset, (region, number) in enumerate(places):
@@ -65,8 +64,20 @@ def _singles(
 
 def count(columns: Sequence[Sequence[Part]]) -> int:
     """How many orders there are."""
-    lengths = [len(column) for column in columns]
+    return _count([len(column) for column in columns])
+
+
+def _count(lengths: Sequence[int]) -> int:
     return factorial(sum(lengths)) // prod(map(factorial, lengths))
+
+
+def few(machine: Machine, par: tree.Par) -> bool:
+    """Whether all orders can be tried: told before the parts are made, which may be many."""
+    lengths = [
+        sum(len(machine.places(step.pages)) if isinstance(step, Access) else 1 for step in column)
+        for column in par.columns
+    ]
+    return _count(lengths) <= ORDERS
 
 
 def walks(columns: Sequence[Sequence[Part]]) -> bool:

@@ -48,7 +48,9 @@ class Page:
     @property
     def device(self) -> str:
         """The device that it is on, "" where it is not, or may not be."""
-        (at,) = self.at if len(self.at) == 1 else ("ram",)
+        if self.at is RAM or len(self.at) != 1:
+            return ""
+        (at,) = self.at
         return at if len(at) == 1 else ""
 
 
@@ -89,7 +91,7 @@ class Ptes(dict[Place, Pte]):
             pte.page.places.add(place)
         if pte.write is False:
             self.read_only.add(block_of(place))
-        super().__setitem__(place, pte)
+        dict.__setitem__(self, place, pte)  # quicker than super()
 
     def allow(self, place: Place, write: bool | None) -> None:
         """The entry there may write, or not, or (None) either."""
@@ -161,8 +163,8 @@ class Entries(dict[Place, Entry]):
 
     def __setitem__(self, place: Place, entry: Entry) -> None:
         if self.firm is not None and not entry.maybe:
-            self.firm.setdefault(block_of(place), set()).add(place)
-        super().__setitem__(place, entry)
+            self.firm.setdefault((place[0], place[1] // HUGE), set()).add(place)
+        dict.__setitem__(self, place, entry)
 
     def loosen(self, block: Block, within: Mapping[Place, object]) -> None:
         """Those of a huge page may have been dropped, as far as they are `within`."""
@@ -171,15 +173,14 @@ class Entries(dict[Place, Entry]):
             for place, entry in self.items():
                 if not entry.maybe:
                     self.firm.setdefault(block_of(place), set()).add(place)
-        kept = set()
-        for place in self.firm.pop(block, ()):
-            if place in within:
-                if place in self:
-                    self[place].maybe = True
-            else:
-                kept.add(place)
-        if kept:
-            self.firm[block] = kept
+        found = self.firm.pop(block, None)
+        if not found:
+            return
+        for place in found:
+            if place in self and place in within:
+                self[place].maybe = True
+        if not all(place in within for place in found):
+            self.firm[block] = found.difference(within)
 
 
 @dataclass(slots=True)
@@ -239,13 +240,14 @@ def block_of(place: Place) -> Block:
 class State:
     """All of it. `spaces` by process, `mirrors` by device and process; threads are of the process `owner` says."""
 
-    __slots__ = ("_mirrors_of", "mirrors", "owner", "racing", "spaces")
+    __slots__ = ("_mirrors_of", "mirrors", "moves", "owner", "racing", "spaces")
 
     def __init__(self) -> None:
         self.spaces: dict[str, Space] = {}
         self.mirrors: dict[tuple[str, str], Mirror] = {}
         self.owner: dict[str, str] = {}
         self.racing = False
+        self.moves = False  # some mapping has an origin
         self._mirrors_of: dict[str, tuple[tuple[str, Mirror], ...]] = {}  # until one is opened or ends
 
     def users(self, page: Page) -> list[tuple[str, Place, Pte]]:
@@ -354,7 +356,7 @@ class State:
 
         twin = State()
         twin.owner = dict(self.owner)
-        twin.racing = self.racing
+        twin.racing, twin.moves = self.racing, self.moves
         for name, space in self.spaces.items():
             other = twin.spaces[name] = Space(
                 {place: vma.copy(file(vma.file)) for place, vma in space.vmas.items()},

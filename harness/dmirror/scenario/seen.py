@@ -107,7 +107,8 @@ def _page(word: int, said: list[tuple[str, tuple[int, ...]]]) -> Page:
             if flags & _DEVICE:
                 on = _NAMES[number]
         if flags & _MAPPED:
-            entries[device] = Entry(mapped, bool(flags & _MAPPED_WRITE), bool(flags & _MAPPED_ATOMIC))
+            bits = mapped, bool(flags & _MAPPED_WRITE), bool(flags & _MAPPED_ATOMIC)
+            entries[device] = tuple.__new__(Entry, bits)  # quicker than by keyword, and there are many
     rights = "rw" if every & _WRITE else "r" if every & _VALID else "none"
     if on:
         place = on
@@ -118,4 +119,4 @@ def _page(word: int, said: list[tuple[str, tuple[int, ...]]]) -> Page:
         place = "exclusive" if exclusive else "swap"
     else:
         place = "error" if every & _ERROR else "none"
-    return Page(place, rights, frame, order, entries)
+    return tuple.__new__(Page, (place, rights, frame, order, entries))
