@@ -174,7 +174,6 @@ def test_what_a_kernel_says_that_stands_elsewhere_is_decoded_all_the_same(folder
     moved = re.search(r"Kernel Offset: 0x([0-9a-f]+) from", (folder / "run" / log).read_text(errors="replace"))
     assert moved and int(moved.group(1), 16) != 0, said
     assert re.search(r"vfs_write\+.*\n +fs/read_write\.c:\d+.*\n +\d+: ", said), said
-    assert re.search(r"bad_\w+\+.*\[dmirror_bad\].*\n +.*bad\.c:\d+", said), said
 
 
 def test_a_guest_that_never_boots_is_said_and_nothing_runs(folder: Path) -> None:
