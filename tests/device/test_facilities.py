@@ -95,6 +95,7 @@ def test_memory_of_a_process_by_its_number(region):
     assert status("RssAnon") > len(region)
 
 
+@pytest.mark.needs(capability="counters")
 def test_the_account_follows_what_is_mapped_and_charged(driver, mirror):
     """The oracles read after every test: they have something to say here, and nothing of memory in its place."""
     before = oracles.confirmed()

@@ -38,6 +38,7 @@ def memory(request, mirror):
 
 
 @pytest.mark.contract("C-01")
+@pytest.mark.needs(capability="counters")
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("back", [False, True], ids=["on-device", "after-fault-back"])
 def test_the_first_write_after_fork_is_private(mirror, memory, writer, back):
@@ -63,6 +64,8 @@ def test_the_first_write_after_fork_is_private(mirror, memory, writer, back):
         assert mirror.read(memory).data.matches(parents)
         assert memory.matches(parents)
         assert ask("check", childs)
+        # Both have loaded all of it: no page of either is on the device any more.
+        assert mirror.counters().dev_pages_in_use == 0
         child.line.send(None)
         child.result()
 
