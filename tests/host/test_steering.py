@@ -39,7 +39,7 @@ def test_the_names_cover_the_header() -> None:
     assert len(STAYED) == len(constants("DMIRROR_STAYED_"))
     for number, reason in enumerate(STAYED):
         assert getattr(lib, f"DMIRROR_STAYED_{reason.upper()}") == number
-    assert sorted(POINTS.values()) == list(range(14))
+    assert sorted(POINTS.values()) == list(range(lib.DMIRROR_HOLD_CPU_END + 1))
 
 
 def test_counters_are_by_name_and_are_subtracted_by_name() -> None:
