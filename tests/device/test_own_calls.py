@@ -163,7 +163,7 @@ def test_an_unknown_flag_is_einval(valid, call):
         ("LOG", {"records": 3}),
         ("LOG", {"records": 1 << 17}),
         ("LOG", {"records": 1 << 40}),
-        ("HOLD", {"point": lib.DMIRROR_HOLD_EXCLUSIVE + 1}),
+        ("HOLD", {"point": lib.DMIRROR_HOLD_CPU_END + 1}),
         ("HOLD", {"nth": 0}),
         ("HOLD", {"limit": 60001}),
         ("HOLD", {"reserved": 1}),
