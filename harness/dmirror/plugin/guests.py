@@ -32,7 +32,7 @@ from dmirror.plugin.decoded import Decoder
 from dmirror.plugin.locks import Unwatched
 from dmirror.plugin.options import CHOSEN, LEFT_OUT
 from dmirror.plugin.record import Recorder
-from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between
+from dmirror.plugin.splat import BETWEEN, CAUSE, COMPLAINTS, CONSOLE, as_property, between, failure
 from dmirror.plugin.stall import ALIVE, LIMITS, SILENCE_S
 from dmirror.plugin.transport import ERROR
 from dmirror.uapi import build as uapi
@@ -317,7 +317,7 @@ class Guests:
         """xdist minds the end of a worker only where that still had tests."""
         for guest in self._guests.values():
             if guest.died and not guest.mourned and guest.last:
-                report = _report_of(guest.last)
+                report = failure(guest.last, "", [])
                 self._mourn(guest, guest.last, report)
                 self._config.hook.pytest_runtest_logreport(report=report)
 
@@ -484,11 +484,6 @@ class Guests:
             self._report_late_deaths()
             died = f"{self._stillborn} guests in a row died before their first test: {why or guest.error or error}"
             pytest.exit(f"{died}\n{console.tail(log)}", returncode=2)
-
-
-def _report_of(test: str) -> pytest.TestReport:
-    path, _, name = test.partition("::")
-    return pytest.TestReport(test, (path, None, name.replace("::", ".")), {}, "failed", None, "call")
 
 
 def _raise_of_the_system(error: OSError | EOFError) -> None:

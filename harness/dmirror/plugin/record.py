@@ -15,7 +15,7 @@ from _pytest.junitxml import xml_key
 
 from dmirror import timeline
 from dmirror.journal import NAME, Journal, Run
-from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED
+from dmirror.plugin.splat import CAUSE, CONSOLE, DECODED, failure
 from dmirror.results import DEFECT, FAILED, PASSED, SKIPPED, Complaint, Results, Verdict
 from dmirror.trial import ALL_SKIPPED
 from dmirror.vm.guest import AGAIN
@@ -72,17 +72,8 @@ class Recorder:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         ran = yield
         for test in self._without_verdict():
-            path, _, name = test.partition("::")
-            report = pytest.TestReport(
-                test,
-                (path, None, name.replace("::", ".")),
-                {},
-                "failed",
-                "harness: this test was given to a guest, and nothing came back of how it ended",
-                "call",
-                user_properties=[(CAUSE, "harness")],
-            )
-            session.config.hook.pytest_runtest_logreport(report=report)
+            said = "harness: this test was given to a guest, and nothing came back of how it ended"
+            session.config.hook.pytest_runtest_logreport(report=failure(test, said, [(CAUSE, "harness")]))
         return ran
 
     def _without_verdict(self) -> list[str]:

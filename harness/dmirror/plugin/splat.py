@@ -69,6 +69,13 @@ def between(nodeid: str, location: list[Any], complaints: list[dict[str, Any]]) 
     return pytest.TestReport(nodeid, (path, line, name), {}, "failed", said, "teardown", user_properties=properties)
 
 
+def failure(nodeid: str, said: str, properties: list[tuple[str, object]]) -> pytest.TestReport:
+    """The report of a test of which no other came."""
+    path, _, name = nodeid.partition("::")
+    location = (path, None, name.replace("::", "."))
+    return pytest.TestReport(nodeid, location, {}, "failed", said, "call", user_properties=properties)
+
+
 class KernelLog:
     """Fails a test during which the kernel complained, or after which it did. Registered where the tested kernel is
     the running one.

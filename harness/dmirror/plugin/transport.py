@@ -54,7 +54,7 @@ def _sendable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_sendable(key): _sendable(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_sendable, value)) if type(value) in (list, tuple) else list(map(_sendable, value))
+        return [*map(_sendable, value)]
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     try:
